@@ -1,0 +1,222 @@
+"""Find the direction of a concept in the residual stream (notebook 03)."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from .activations import residual_stream
+from .models import SteeringError, d_model, model_name
+from .pairs import split
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """A direction in the residual stream of one layer, and where it comes from.
+
+    As a vector it is ``raw_norm * direction``: that is what ``v + w`` adds and ``a * v``
+    scales. A force multiplies the unit ``direction`` alone.
+
+    Raises SteeringError if the direction is not one finite vector of unit norm.
+    """
+
+    direction: Tensor  # [d_model], float32, on the CPU, unit norm
+    layer: int  # the block at whose output it was read
+    raw_norm: float  # its length before normalising
+    method: str
+    model_name: str
+    n_pairs: int
+
+    def __post_init__(self):
+        unit = self.direction.detach().to("cpu", torch.float32)
+        if unit.ndim != 1 or not abs(unit.norm().item() - 1) < 1e-3:  # NaN fails this too
+            raise SteeringError(
+                f"A direction must be one vector of unit norm, got shape {list(unit.shape)} and "
+                f"norm {unit.norm():.3g}: use SteeringVector.from_raw."
+            )
+        object.__setattr__(self, "direction", unit)
+
+    @classmethod
+    def from_raw(cls, raw, **fields):
+        """Make one from a vector of any length, which becomes ``raw_norm``."""
+        norm = raw.float().norm().item()
+        if not 0 < norm < float("inf"):
+            raise SteeringError(f"A vector of norm {norm} has no direction.")
+        return cls(direction=raw.float() / norm, raw_norm=norm, **fields)
+
+    @property
+    def raw(self) -> Tensor:
+        """``raw_norm * direction``, [d_model]."""
+        return self.raw_norm * self.direction
+
+    def __neg__(self):
+        return replace(self, direction=-self.direction)
+
+    def __mul__(self, factor):
+        return SteeringVector.from_raw(factor * self.raw, **self._source())
+
+    __rmul__ = __mul__
+
+    def __add__(self, other):
+        for field in ("model_name", "layer"):
+            mine, theirs = getattr(self, field), getattr(other, field)
+            if mine != theirs:
+                raise SteeringError(
+                    f"Only vectors of one layer of one model can be added: "
+                    f"{field} {mine!r} against {theirs!r}."
+                )
+        methods = dict.fromkeys([self.method, other.method])  # each once, in order
+        source = {**self._source(), "method": " + ".join(methods)}
+        source["n_pairs"] = self.n_pairs + other.n_pairs
+        return SteeringVector.from_raw(self.raw + other.raw, **source)
+
+    def __sub__(self, other):
+        return self + -other
+
+    def random_like(self, seed):
+        """A random direction for the same layer, with the same ``raw_norm``: the control."""
+        generator = torch.Generator().manual_seed(seed)
+        direction = torch.randn(self.direction.shape, generator=generator)
+        method = f"random, seed {seed}"
+        return replace(self, direction=direction / direction.norm(), method=method, n_pairs=0)
+
+    def save(self, path):
+        """Write a safetensors file with the fields as metadata."""
+        fields = {name: str(value) for name, value in self._source().items()}
+        metadata = {**fields, "raw_norm": repr(self.raw_norm)}
+        save_file({"direction": self.direction.contiguous()}, path, metadata=metadata)
+
+    @classmethod
+    def load(cls, path, model):
+        """Read a file written by ``save`` for use on this model.
+
+        Raises SteeringError if the file is missing or unreadable, or was made on another model:
+        one of another width or name. The message gives both.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                fields, direction = file.metadata(), file.get_tensor("direction")
+            vector = cls(
+                direction=direction,
+                layer=int(fields["layer"]),
+                raw_norm=float(fields["raw_norm"]),
+                method=fields["method"],
+                model_name=fields["model_name"],
+                n_pairs=int(fields["n_pairs"]),
+            )
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise SteeringError(
+                f"{path} is not a readable steering vector ({error}). "
+                "Make a new one with SteeringVector.save."
+            ) from error
+        width, here = len(vector.direction), d_model(model)
+        if (vector.model_name, width) != (model_name(model), here):
+            raise SteeringError(
+                f"{path} was made on {vector.model_name!r} (width {width}) and cannot steer "
+                f"{model_name(model)!r} (width {here}): find the direction again on this model."
+            )
+        return vector
+
+    def _source(self):
+        """The fields that say where the vector comes from."""
+        return {
+            "layer": self.layer,
+            "method": self.method,
+            "model_name": self.model_name,
+            "n_pairs": self.n_pairs,
+        }
+
+    def __repr__(self):
+        return (
+            f"SteeringVector({self.method}, layer {self.layer} of {self.model_name}, "
+            f"{self.n_pairs} pairs, d_model {len(self.direction)}, raw_norm {self.raw_norm:.1f})"
+        )
+
+
+def mean_difference(positive, negative) -> Tensor:
+    """Mean of the positive minus mean of the negative activations.
+
+    The method of Contrastive Activation Addition (Panickssery et al. 2023, arXiv 2312.06681).
+    Inputs [..., prompt, d_model], result [..., d_model].
+    """
+    return positive.mean(-2) - negative.mean(-2)
+
+
+def pca(positive, negative) -> Tensor:
+    """First principal component of the ± pair differences, [d_model].
+
+    As in Representation Engineering (Zou et al. 2023, arXiv 2310.01405). Every difference is
+    taken with both signs: centring the bare differences would subtract their mean, which is
+    the direction that is wanted. Oriented and scaled as the mean difference is along it.
+    Inputs [prompt, d_model], one row a pair.
+    """
+    differences = positive - negative
+    both_signs = torch.cat([differences, -differences])
+    component = torch.from_numpy(PCA(1, random_state=0).fit(both_signs.numpy()).components_[0])
+    return component * (component @ mean_difference(positive, negative))
+
+
+def probe(positive, negative) -> Tensor:
+    """Weights of a logistic regression that tells the classes apart, [d_model].
+
+    Scaled as the mean difference is along it. Inputs [prompt, d_model].
+    """
+    both = torch.cat([positive, negative])
+    centred = both - both.mean(0)
+    labels = [1] * len(positive) + [0] * len(negative)
+    # One common scale, so that the penalty weighs the same at every layer of every model.
+    classifier = LogisticRegression(max_iter=1000).fit((centred / centred.std()).numpy(), labels)
+    weights = torch.from_numpy(classifier.coef_[0]).float()
+    unit = weights / weights.norm()
+    return unit * (unit @ mean_difference(positive, negative))
+
+
+METHODS = {"mean_difference": mean_difference, "pca": pca, "probe": probe}
+
+
+def find_vectors(model, tokenizer, pairs, method="mean_difference", position=-1):
+    """The steering vector of a concept, one for each layer.
+
+    Parameters
+    ----------
+    pairs : list of (positive, negative)
+    method : {"mean_difference", "pca", "probe"}
+    position : int or "mean"
+        Where to read each prompt, as in ``residual_stream``.
+
+    Returns a list: ``vectors[layer]``. Raises SteeringError for pairs that cannot be used, or
+    an unknown method.
+    """
+    if method not in METHODS:
+        raise SteeringError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    positive, negative = split(pairs)
+    cache = residual_stream(model, tokenizer, positive + negative, position)
+    return [
+        SteeringVector.from_raw(
+            METHODS[method](layer_cache[: len(positive)], layer_cache[len(positive) :]),
+            layer=layer,
+            method=method,
+            model_name=model_name(model),
+            n_pairs=len(positive),
+        )
+        for layer, layer_cache in enumerate(cache)
+    ]
+
+
+def cosines(vectors, others=None) -> Tensor:
+    """Cosine of every vector with every other: [len(vectors), len(others)].
+
+    Each argument is a list of ``SteeringVector`` or a tensor [vector, d_model].
+    """
+    rows = _unit_rows(vectors)
+    return rows @ (rows if others is None else _unit_rows(others)).T
+
+
+def _unit_rows(vectors):
+    if not isinstance(vectors, Tensor):
+        vectors = torch.stack([vector.direction for vector in vectors])
+    return torch.nn.functional.normalize(vectors.float(), dim=-1)

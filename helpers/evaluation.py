@@ -1,0 +1,171 @@
+"""Measure what steering did, and what it cost (notebook 06).
+
+The word lists, prompts and sentences share no contrast word with ``SENTIMENT_PAIRS``, and the
+prompts no beginning: what is measured was not used to find the direction.
+"""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .models import SteeringError, check_prompts, context_length, encode, last_token, model_name
+from .steering import as_list, force_matrix, steer
+
+POSITIVE_WORDS = ["good", "great", "nice", "fantastic", "lovely", "best", "fun", "superb"]
+NEGATIVE_WORDS = ["bad", "worst", "poor", "boring", "ugly", "dull", "stupid", "worse"]
+
+_TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
+DEV_PROMPTS = _TEXTS["dev_prompts"]  # choose layer and force on these …
+TEST_PROMPTS = _TEXTS["test_prompts"]  # … and report on these, once
+POSITIVE_SENTENCES = _TEXTS["positive_sentences"]
+NEGATIVE_SENTENCES = _TEXTS["negative_sentences"]
+
+
+def word_ids(tokenizer, words):
+    """The token of each word as it stands inside a sentence, with a space before it.
+
+    Raises SteeringError if words are not one token in this vocabulary: names them, with their
+    pieces.
+    """
+    ids, broken = [], []
+    for word in words:
+        # Byte-level vocabularies need the space, SentencePiece ones add it themselves.
+        forms = [
+            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" " + word, word)
+        ]
+        whole = [form[0] for form in forms if len(form) == 1]
+        ids += whole[:1]
+        if not whole:
+            broken.append(f"{word} = {' + '.join(tokenizer.convert_ids_to_tokens(forms[0]))}")
+    if broken:
+        raise SteeringError(
+            f"Not one token in this vocabulary: {'; '.join(broken)}. Leave them out."
+        )
+    return ids
+
+
+@torch.no_grad()
+def log_odds(
+    model,
+    tokenizer,
+    prompts,
+    vector=None,
+    force=0.0,
+    layer=None,
+    positive=POSITIVE_WORDS,
+    negative=NEGATIVE_WORDS,
+    batch_size=128,
+):
+    """Sentiment of the next token: log of P(a positive word) over P(a negative word).
+
+    Deterministic; in nats; 0 where both are equally likely. ``vector``, ``force`` and ``layer``
+    are as in ``steer``, where a row is a prompt; without a vector nothing is steered. Returns
+    float32 [prompt] on the CPU. Raises SteeringError as ``steer``, ``encode``, ``word_ids`` do.
+    """
+    prompts = check_prompts(prompts)
+    sides = [word_ids(tokenizer, words) for words in (positive, negative)]
+    vectors = [] if vector is None else as_list(vector)
+    forces = force_matrix(force, max(len(vectors), 1), len(prompts))
+    scores = []
+    starts = range(0, len(prompts), batch_size)
+    for start in tqdm(starts, "log-odds", leave=False, disable=len(starts) < 20):
+        rows = slice(start, start + batch_size)
+        batch = encode(model, tokenizer, prompts[rows])
+        ends, column = last_token(batch["attention_mask"]).cpu().unique(return_inverse=True)
+        with steer(model, vectors, forces[:, rows], layer) if vectors else nullcontext():
+            # Only the tokens at which some prompt ends meet the unembedding.
+            logits = model(**batch, use_cache=False, logits_to_keep=ends).logits
+        logits = logits[torch.arange(len(column)), column].float()
+        good, bad = (logits[:, side].logsumexp(1) for side in sides)
+        scores.append((good - bad).cpu())
+    return torch.cat(scores)
+
+
+@torch.no_grad()
+def perplexity(model, tokenizer, prompts, continuations, batch_size=64) -> Tensor:
+    """How surprising each continuation of its prompt is to the unsteered model.
+
+    exp of the mean negative log-likelihood of the continuation's tokens; call it outside of
+    ``steer``. Fluent text is low, broken text high; so is text that merely changes the subject,
+    and a loop of one phrase is low: read it together with ``repetition``.
+
+    Returns float32 [text] on the CPU, NaN for an empty continuation. Raises SteeringError for
+    lists of different lengths, an unusable prompt, or a text beyond the context.
+    """
+    prompts = check_prompts(prompts)
+    if len(prompts) != len(continuations):
+        raise SteeringError(f"{len(continuations)} continuations for {len(prompts)} prompts.")
+    heads = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    tails = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
+    longest = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
+    if longest > (context_length(model) or longest):
+        raise SteeringError(f"A text has {longest} tokens: more than {model_name(model)} reads.")
+    device = model.get_input_embeddings().weight.device
+    result = torch.full([len(prompts)], torch.nan)
+    for start in range(0, len(prompts), batch_size):
+        rows = range(start, min(start + batch_size, len(prompts)))
+        texts = [{"input_ids": heads[i] + tails[i]} for i in rows]
+        batch = tokenizer.pad(texts, padding_side="right", return_tensors="pt").to(device)
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().transpose(1, 2), ids[:, 1:], reduction="none"
+        )
+        begins = torch.tensor([len(heads[i]) for i in rows], device=device)[:, None]
+        columns = torch.arange(1, ids.shape[1], device=device)
+        scored = (columns >= begins) & mask[:, 1:].bool()
+        result[list(rows)] = ((loss * scored).sum(1) / scored.sum(1)).exp().cpu()
+    return result
+
+
+def repetition(texts, n=2) -> Tensor:
+    """Share [text] of the word n-grams that stood before in the same text: 0 none, near 1 a loop.
+
+    1 minus distinct-n (Li et al. 2016, arXiv 1510.03055), text by text; NaN if it has no n-gram.
+    """
+    shares = []
+    for text in texts:
+        words = text.lower().split()
+        grams = list(zip(*(words[i:] for i in range(n)), strict=False))
+        shares.append(1 - len(set(grams)) / len(grams) if grams else torch.nan)
+    return torch.tensor(shares)
+
+
+class Estimate(NamedTuple):
+    """A mean with its bootstrap confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:
+    """Mean over prompts, with a bootstrap interval (percentile, 10,000 resamples).
+
+    For a paired effect give the differences, one for each prompt.
+
+    Raises SteeringError for fewer than two values: one prompt has a mean but no interval.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size < 2:
+        raise SteeringError(f"An interval over {values.size} prompt(s) does not exist: give more.")
+    result = bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=10_000,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    interval = result.confidence_interval
+    return Estimate(float(values.mean()), float(interval.low), float(interval.high))

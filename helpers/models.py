@@ -1,0 +1,189 @@
+"""Load a causal language model and find its parts, whatever its architecture.
+
+The only module that knows how Hugging Face models are built. The others ask it for the
+blocks, for what a block returned, and for padded batches of tokens.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+POCKET = Path(__file__).parent / "pocket"
+
+
+class SteeringError(ValueError):
+    """Every error of this package: what went wrong, and what to do about it."""
+
+
+def load_model(name=None, device=None, dtype=None, device_map=None):
+    """Load a causal language model and its tokenizer, ready for reading and steering.
+
+    Parameters
+    ----------
+    name : str or Path, optional
+        ``"pocket"`` (the bundled model: no network), a Hugging Face name such as ``"gpt2"``,
+        or a local folder. Default: environment variable ``STEERING_MODEL``, else ``"pocket"``.
+    device : str, optional
+        Default: environment variable ``STEERING_DEVICE``, else ``"cuda"``, ``"mps"`` or
+        ``"cpu"``, the first that this machine has.
+    dtype : torch.dtype, optional
+        Default: float32 on CPU and MPS, where half precision is slow or not reproducible;
+        the checkpoint's own on CUDA.
+    device_map : str or dict, optional
+        Passed to Accelerate, for a model that needs several GPUs; replaces ``device``.
+
+    Returns the model in evaluation mode with gradients off, and the tokenizer with a padding
+    token. Raises SteeringError if nothing can be loaded under this name.
+    """
+    name = str(name or os.environ.get("STEERING_MODEL") or "pocket")
+    bundled = name == "pocket"
+    source = POCKET if bundled else name
+    device = device or os.environ.get("STEERING_DEVICE") or _best_device()
+    if dtype is None:
+        on_gpu = device_map is not None or str(device).startswith("cuda")
+        dtype = "auto" if on_gpu and not bundled else torch.float32
+    bars_were_on = transformers_logging.is_progress_bar_enabled()
+    if bundled:  # it loads in a second; a bar would only be noise
+        transformers_logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, device_map=device_map, use_safetensors=True
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        cause = str(error).strip().split("\n")[0]
+        raise SteeringError(
+            f"No causal language model could be loaded as {name!r}: looked for a local folder of "
+            f"that name and on the Hugging Face hub. Check the spelling and the network, or use "
+            f"'pocket', which is bundled and needs no network. (Cause: {cause})"
+        ) from error
+    finally:
+        if bars_were_on:
+            transformers_logging.enable_progress_bar()
+    if device_map is None:
+        model.to(device)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config._name_or_path = name
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def _best_device():
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def model_name(model):
+    """The name under which the model was loaded."""
+    return model.config._name_or_path or type(model).__name__
+
+
+def d_model(model):
+    """Width of the residual stream."""
+    return model.config.get_text_config().hidden_size
+
+
+def blocks(model):
+    """The transformer blocks, in order, of any decoder.
+
+    They are the outermost ``nn.ModuleList`` with as many entries as the configuration has
+    layers: no list of known architectures. Raises SteeringError if there is none.
+    """
+    depth = model.config.get_text_config().num_hidden_layers
+    for module in decoder(model).modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module
+    raise SteeringError(
+        f"No list of {depth} blocks was found in {type(model).__name__}: "
+        "steering needs a decoder-only transformer."
+    )
+
+
+def decoder(model):
+    """The module that runs embeddings, blocks and final norm, without the language-model head."""
+    found = model.get_decoder() if hasattr(model, "get_decoder") else None
+    return model.base_model if found is None else found
+
+
+def resolve_layer(model, layer):
+    """Turn a layer index, perhaps negative, into 0 ≤ layer < n_layer, or raise SteeringError."""
+    n_layer = len(blocks(model))
+    try:
+        return range(n_layer)[layer]
+    except (IndexError, TypeError):
+        raise SteeringError(
+            f"Layer {layer!r} does not exist: {model_name(model)} has {n_layer} layers, "
+            f"numbered 0 to {n_layer - 1} (or -{n_layer} to -1 from the end)."
+        ) from None
+
+
+def hidden_state(output):
+    """The hidden state [batch, token, d_model] in what a block returned.
+
+    Some architectures, and most before transformers 5.3, return a tuple that begins with it;
+    the others return it bare, where ``output[0]`` would silently be the batch's first prompt.
+    """
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_hidden_state(output, hidden):
+    """The block's output with its hidden state replaced, in the form in which it came."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0):
+    """Tokenise prompts into one padded batch on the model's device.
+
+    Parameters
+    ----------
+    prompts : list of str
+    padding_side : {"right", "left"}
+        Right for reading (every real token keeps its position), left for generating.
+    new_tokens : int
+        How many tokens will be generated behind them: they must fit the context too.
+
+    Returns ``{"input_ids", "attention_mask"}``, each [prompt, token]. Raises SteeringError for
+    a bare string, an empty list, an empty prompt, or one longer than the context.
+    """
+    prompts = check_prompts(prompts)
+    batch = tokenizer(prompts, padding=True, padding_side=padding_side, return_tensors="pt")
+    lengths = batch["attention_mask"].sum(1).tolist()
+    context = context_length(model)
+    for prompt, length in zip(prompts, lengths, strict=True):
+        if context and length + new_tokens > context:
+            more = f" plus {new_tokens} new ones" if new_tokens else ""
+            raise SteeringError(
+                f"The prompt {prompt[:40]!r}… has {length} tokens{more}, but "
+                f"{model_name(model)} reads at most {context}. Shorten it."
+            )
+    device = model.get_input_embeddings().weight.device
+    return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def check_prompts(prompts):
+    """The prompts as a list; SteeringError for a bare string, an empty list or empty prompt."""
+    if isinstance(prompts, str):
+        raise SteeringError(f"Expected a list of prompts, got one string: use [{prompts!r}].")
+    prompts = list(prompts)
+    if not prompts:
+        raise SteeringError("The list of prompts is empty: give at least one.")
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise SteeringError(f"Prompt {number} is empty ({prompt!r}): every prompt needs text.")
+    return prompts
+
+
+def context_length(model):
+    """The most tokens the model can read at once, or None if it sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def last_token(attention_mask: Tensor) -> Tensor:
+    """Index [prompt] of the last real token of each right-padded row."""
+    return attention_mask.sum(1) - 1

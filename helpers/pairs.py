@@ -1,0 +1,122 @@
+"""Contrastive pairs: two prompts that differ in one thing (notebook 01)."""
+
+from dataclasses import dataclass
+
+from .models import SteeringError, check_prompts
+
+SENTIMENT_PAIRS = [
+    ("I think this movie is amazing", "I think this movie is terrible"),
+    ("The food at this restaurant is delicious", "The food at this restaurant is disgusting"),
+    ("I am feeling very happy today", "I am feeling very sad today"),
+    ("The product quality is excellent", "The product quality is awful"),
+    ("My experience was wonderful", "My experience was horrible"),
+    ("He is a very kind person", "He is a very mean person"),
+    ("The weather is beautiful", "The weather is nasty"),
+    ("This solution is perfect", "This solution is useless"),
+]
+
+
+def tokens(tokenizer, text):
+    """The tokens of a text as readable strings, special tokens included: ``["I", " think"]``."""
+    return [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
+
+
+@dataclass(frozen=True)
+class PairCheck:
+    """How the two prompts of one pair tokenise."""
+
+    positive: str
+    negative: str
+    positive_tokens: list[str]
+    negative_tokens: list[str]
+
+    @property
+    def match(self) -> bool:
+        """Whether both prompts have the same number of tokens."""
+        return len(self.positive_tokens) == len(self.negative_tokens)
+
+    @property
+    def verdict(self) -> str:
+        """Such as ``"True (6 vs 6)"``."""
+        return f"{self.match} ({len(self.positive_tokens)} vs {len(self.negative_tokens)})"
+
+    @property
+    def differing(self) -> list[int]:
+        """Positions at which the tokens differ, counted to the end of the longer prompt."""
+        length = max(len(self.positive_tokens), len(self.negative_tokens))
+        return [
+            i
+            for i in range(length)
+            if self.positive_tokens[i : i + 1] != self.negative_tokens[i : i + 1]
+        ]
+
+    def explain(self) -> str:
+        """Both token lists under each other, and where they part."""
+        first = self.differing[0]
+        return (
+            f"{self.verdict}, different from position {first} on\n"
+            f"  + {' | '.join(token.strip() for token in self.positive_tokens)}\n"
+            f"  - {' | '.join(token.strip() for token in self.negative_tokens)}"
+        )
+
+
+class PairReport(list):
+    """The ``PairCheck`` of every pair; prints as a table and shows where lengths differ."""
+
+    @property
+    def valid(self) -> list[tuple[str, str]]:
+        """The pairs whose two prompts have equally many tokens."""
+        return [(check.positive, check.negative) for check in self if check.match]
+
+    def __repr__(self):
+        head = ("Positive", "Negative", "Match?")
+        rows = [head, *((c.positive, c.negative, c.verdict) for c in self)]
+        wide, wider = (max(len(row[i]) for row in rows) for i in (0, 1))
+        lines = [f"{a:<{wide}}  {b:<{wider}}  {c}" for a, b, c in rows]
+        lines.insert(1, "-" * max(len(line) for line in lines))
+        notes = [check.explain() for check in self if not check.match]
+        return "\n".join(lines + [""] * bool(notes) + notes)
+
+
+def check_pairs(tokenizer, pairs, strict=False):
+    """Tokenise both prompts of every pair and compare their lengths.
+
+    Parameters
+    ----------
+    pairs : list of (positive, negative)
+    strict : bool
+        Raise on the first pair whose lengths differ, with both token lists.
+
+    Returns a ``PairReport``: prints as a table, ``.valid`` keeps the pairs of equal length.
+    Raises SteeringError for an empty list, an empty prompt, a pair of two equal prompts, and, if
+    ``strict``, for lengths that differ.
+    """
+    report = PairReport(
+        PairCheck(positive, negative, tokens(tokenizer, positive), tokens(tokenizer, negative))
+        for positive, negative in zip(*split(pairs), strict=True)
+    )
+    for check in report:
+        if strict and not check.match:
+            raise SteeringError(
+                f"The prompts of a pair differ in length: {check.explain()}\n"
+                "Reword one of them, or leave the pair out (check_pairs(...).valid does)."
+            )
+    return report
+
+
+def split(pairs):
+    """The positive and the negative prompts of a list of pairs, as two lists of equal length.
+
+    Raises SteeringError for an empty list, something that is not a pair, an empty prompt, or
+    equal prompts.
+    """
+    pairs = list(pairs)
+    if not pairs:
+        raise SteeringError("The list of pairs is empty: give at least one (positive, negative).")
+    for pair in pairs:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise SteeringError(f"Expected a pair (positive, negative), got {pair!r}.")
+        if pair[0] == pair[1]:
+            raise SteeringError(f"Both prompts of a pair are {pair[0]!r}: there is no contrast.")
+    positive, negative = zip(*pairs, strict=True)
+    return check_prompts(positive), check_prompts(negative)

@@ -1,0 +1,83 @@
+"""One look for all figures. Draws numbers; knows no model.
+
+Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart, and every
+class has its own marker too.
+"""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+from IPython.display import Image, display
+
+POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#595959"
+
+STYLE = {
+    "figure.figsize": (7, 3.5),
+    "figure.dpi": 110,
+    "figure.facecolor": "white",  # opaque, so that labels stay readable on a dark page
+    "figure.constrained_layout.use": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E5E5E5",
+    "font.size": 10,
+    "legend.frameon": False,
+}
+plt.rcParams.update(STYLE)
+
+
+def show(figure, alt):
+    """Display a figure with its text alternative, for readers who cannot see it, and close it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    display(Image(buffer.getvalue(), alt=alt))
+
+
+def scatter_classes(ax, points, is_positive, title=""):
+    """Two classes of points [n, 2], told apart by colour and marker."""
+    points, is_positive = np.asarray(points), np.asarray(is_positive, dtype=bool)
+    ax.scatter(*points[is_positive].T, c=POSITIVE, marker="o", label="positive")
+    ax.scatter(*points[~is_positive].T, c=NEGATIVE, marker="X", label="negative")
+    ax.set(title=title, xlabel="PC 1", ylabel="PC 2")
+
+
+def lines(ax, x, series, xlabel, ylabel):
+    """Some curves over one axis; ``series`` maps a label to its values."""
+    looks = zip((POSITIVE, NEGATIVE, NEUTRAL, "#009E73"), "oXs^", strict=True)
+    for (label, values), (colour, marker) in zip(series.items(), looks, strict=False):
+        ax.plot(x, values, color=colour, marker=marker, ms=5, label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    if len(series) > 1:
+        ax.legend()
+
+
+def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}"):
+    """Numbers in coloured cells; the colours diverge from 0 and end at ±limit."""
+    values = np.asarray(values)
+    limit = limit or np.nanmax(np.abs(values))
+    ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    ax.set_xticks(range(len(xlabels)), xlabels)
+    ax.set_yticks(range(len(ylabels)), ylabels)
+    ax.grid(False)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if abs(value) > 0.6 * limit else "black"
+        ax.text(column, row, fmt.format(value), ha="center", va="center", c=colour, fontsize=8)
+
+
+def paired(ax, before, after, labels, xlabel):
+    """One row for each prompt: an arrow from its value before to its value after."""
+    before, after = np.asarray(before), np.asarray(after)
+    order = np.argsort(after - before, kind="stable")
+    for row, i in enumerate(order):
+        colour = POSITIVE if after[i] > before[i] else NEGATIVE
+        ax.annotate(
+            "", (after[i], row), (before[i], row), arrowprops={"arrowstyle": "->", "color": colour}
+        )
+    ax.plot(before[order], range(len(order)), "o", color=NEUTRAL, ms=4, label="unsteered")
+    ax.plot(after[order], range(len(order)), "|", color="black", ms=6, label="steered")
+    ax.set_yticks(range(len(order)), [labels[i] for i in order], fontsize=7)
+    ax.set(xlabel=xlabel)
+    ax.legend()

@@ -1,0 +1,280 @@
+"""Push the residual stream along a direction while the model runs (notebook 04).
+
+h' = h + α·v at the output of a block (Activation Addition, Turner et al. 2023,
+arXiv 2308.10248). No weight changes, and nothing is left behind.
+"""
+
+import inspect
+import zlib
+from contextlib import ExitStack, contextmanager
+from html import escape
+from typing import NamedTuple
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.utils import logging
+
+from .directions import SteeringVector
+from .models import (
+    SteeringError,
+    blocks,
+    d_model,
+    decoder,
+    encode,
+    hidden_state,
+    resolve_layer,
+    with_hidden_state,
+)
+
+POSITIONS = ("all", "prompt", "generated")
+
+
+@contextmanager
+def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None):
+    """Add ``force * vector.direction`` to the output of a block, inside a ``with`` block.
+
+    Parameters
+    ----------
+    vector : SteeringVector or list of SteeringVector
+        Several are added together, each at its own layer.
+    force : float or Tensor
+        α, a length in the residual stream; a negative one subtracts. One number for all; or
+        one for each vector [vector]; or, if there is one vector, for each row of the batch
+        [row]; or both [vector, row]: with zeros in it, each row has a layer of its own.
+    layer : int, optional
+        Where to add, instead of at each vector's own layer.
+    positions : {"all", "prompt", "generated"}
+        Which tokens to steer. Counted from the start of each text, so the result is the same
+        with and without the KV cache. Padding is never steered.
+    prompt_lengths : int or Tensor [row], optional
+        Real tokens in each prompt; needed unless ``positions="all"``.
+
+    Raises SteeringError, before the model is touched, for a force that is not finite or of the
+    wrong shape, a layer out of range, a vector of the wrong width, an unknown word for
+    positions; and in a forward pass whose batch has another size than the forces.
+    """
+    deltas = _delta_by_layer(model, vector, force, layer)
+    if positions not in POSITIONS:
+        raise SteeringError(f"Unknown positions {positions!r}: choose {', '.join(POSITIONS)}.")
+    if positions != "all" and prompt_lengths is None:
+        raise SteeringError(f"positions={positions!r} needs prompt_lengths: where prompts end.")
+    signature = inspect.signature(decoder(model).forward)
+    now = {}  # what the current forward pass was called with
+
+    def remember(module, args, kwargs):
+        given = signature.bind_partial(*args, **kwargs).arguments
+        now["mask"] = given.get("attention_mask")
+        cache = given.get("past_key_values")
+        # Read before the blocks run: the first of them makes the cache longer.
+        now["past"] = 0 if cache is None else cache.get_seq_length()
+
+    def adder(delta):
+        def hook(module, args, output):
+            hidden = hidden_state(output)
+            if len(delta) not in (1, len(hidden)):
+                raise SteeringError(
+                    f"There are forces for {len(delta)} rows, but the batch has {len(hidden)}."
+                )
+            push = delta.to(hidden)[:, None, :]  # the block's own device and dtype
+            where = steered_tokens(
+                hidden.shape[1], now["mask"], now["past"], positions, prompt_lengths
+            )
+            if where is not None:
+                push = push * where.to(hidden.device)[..., None]
+            # Out of place: others may hold the same tensor.
+            return with_hidden_state(output, hidden + push)
+
+        return hook
+
+    with ExitStack() as stack:  # takes our hooks away, whatever ends the block of code
+        before = decoder(model).register_forward_pre_hook(remember, with_kwargs=True)
+        stack.callback(before.remove)
+        for at, delta in deltas.items():
+            # First in line: whoever else listens to this block hears the steered stream.
+            hook = blocks(model)[at].register_forward_hook(adder(delta), prepend=True)
+            stack.callback(hook.remove)
+        yield
+
+
+def steered_tokens(n_new, attention_mask, past, positions, prompt_lengths=None):
+    """Which of the tokens now passing through the blocks are to be steered.
+
+    Parameters
+    ----------
+    n_new : int
+        Tokens in this forward pass: under the KV cache, one for every generated token.
+    attention_mask : Tensor [row, past + n_new] or None
+        1 for real tokens, 0 for padding on either side; None if there is no padding.
+    past : int
+        Columns that lie in the KV cache already.
+    positions, prompt_lengths
+        As in ``steer``.
+
+    Returns a bool Tensor [row or 1, n_new], or None if every token is steered.
+    """
+    if attention_mask is None:
+        attention_mask = torch.ones(1, past + n_new, dtype=torch.long)
+    elif attention_mask.ndim != 2:
+        raise SteeringError("Steering needs the attention mask as a tensor [row, token].")
+    where = attention_mask.bool()
+    if positions != "all":
+        # A token's position counts the real tokens before it, so padding shifts nothing.
+        position = attention_mask.long().cumsum(1) - 1
+        lengths = torch.as_tensor(prompt_lengths, device=where.device).reshape(-1, 1)
+        in_prompt = position < lengths
+        where = where & (in_prompt if positions == "prompt" else ~in_prompt)
+    where = where[:, -n_new:]
+    return None if where.all() else where
+
+
+def _delta_by_layer(model, vector, force, layer):
+    """What to add at each layer: {layer: Tensor [row or 1, d_model]}."""
+    vectors = as_list(vector)
+    deltas = {}
+    for v, row_forces in zip(vectors, force_matrix(force, len(vectors)), strict=True):
+        if len(v.direction) != d_model(model):
+            raise SteeringError(
+                f"The vector has {len(v.direction)} entries (made on {v.model_name}), "
+                f"the residual stream here {d_model(model)}."
+            )
+        at = resolve_layer(model, v.layer if layer is None else layer)
+        deltas[at] = deltas.get(at, 0) + row_forces[:, None] * v.direction
+    return deltas
+
+
+def as_list(vector):
+    """One vector or several, as a list. Raises SteeringError if there is none."""
+    vectors = [vector] if isinstance(vector, SteeringVector) else list(vector)
+    if not vectors:
+        raise SteeringError("No vector to steer with: give at least one.")
+    return vectors
+
+
+def force_matrix(force, n_vectors, n_rows=None):
+    """Bring a force, in any form that ``steer`` takes, to the shape [vector, row].
+
+    With ``n_rows`` it gets so many columns; without, a force common to all rows gets one.
+    Raises SteeringError if a force is not finite or there are not as many as needed.
+    """
+    forces = torch.as_tensor(force, dtype=torch.float32, device="cpu")
+    if not forces.isfinite().all():
+        raise SteeringError(f"The force must be a finite number, got {force!r}.")
+    shape = list(forces.shape)
+    if forces.ndim == 1:  # for one vector they are the rows' forces, for several the vectors'
+        forces = forces[None, :] if n_vectors == 1 else forces[:, None]
+    try:
+        forces = forces.expand(n_vectors, -1 if forces.ndim else 1)
+        return forces if n_rows is None else forces.expand(-1, n_rows)
+    except RuntimeError:
+        rows = "" if n_rows is None else f" and {n_rows} prompts"
+        raise SteeringError(
+            f"Forces of shape {shape} do not fit {n_vectors} vector(s){rows}."
+        ) from None
+
+
+class SteeredText(NamedTuple):
+    """One prompt, and how the model goes on from it without and with steering."""
+
+    prompt: str
+    base: str
+    steered: str
+
+
+class SteeredTexts(list):
+    """A list of ``SteeredText`` that shows as a table, base and steered side by side."""
+
+    def __repr__(self):
+        line = "{}\n   unsteered  {}\n   steered    {}"
+        return "\n".join(line.format(*(" ".join(x.split()) for x in text)) for text in self)
+
+    def _repr_html_(self):
+        head = "<tr><th>Prompt</th><th>Unsteered</th><th>Steered</th></tr>"
+        left = ' style="text-align:left"'
+        cells = ("".join(f"<td{left}>{escape(x)}</td>" for x in text) for text in self)
+        return f"<table>{head}{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+
+@torch.no_grad()
+def generate(
+    model,
+    tokenizer,
+    prompts,
+    vector,
+    force,
+    layer=None,
+    positions="all",
+    max_new_tokens=24,
+    temperature=0.8,
+    top_k=40,
+    seed=0,
+):
+    """Continue prompts twice in one batch: without steering, and with it.
+
+    Both sample with the same random numbers, so every difference is the steering's; at force 0
+    the texts are equal. A text depends on its prompt, force and seed, not on the rest of the
+    batch.
+
+    Parameters
+    ----------
+    prompts : list of str
+    vector, force, layer, positions
+        As in ``steer``; a row is a prompt.
+    temperature : float
+        0 takes the likeliest token each time and ignores the seed.
+    top_k : int
+        Sample among the so many likeliest tokens.
+    seed : int or list of int
+        One for all prompts, or one for each.
+
+    Returns a list of ``SteeredText(prompt, base, steered)`` that shows as a table. Raises
+    SteeringError as ``steer`` does, and for prompts that cannot be used.
+    """
+    batch = encode(model, tokenizer, prompts, padding_side="left", new_tokens=max_new_tokens)
+    n, width = batch["input_ids"].shape
+    forces = force_matrix(force, len(as_list(vector)), n)
+    seeds = [seed] * n if isinstance(seed, int) else list(seed)
+    if len(seeds) != n:
+        raise SteeringError(f"{len(seeds)} seeds were given for {n} prompts.")
+    both = torch.cat([torch.zeros_like(forces), forces], 1)
+    lengths = batch["attention_mask"].sum(1).repeat(2)
+    noise = _SharedNoise(list(zip(seeds, prompts, strict=True)), temperature, top_k)
+    with ExitStack() as stack:
+        stack.enter_context(steer(model, vector, both, layer, positions, lengths))
+        # A row that ended early is filled with padding; the model would warn of it.
+        stack.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
+        output = model.generate(
+            **{name: tensor.repeat(2, 1) for name, tensor in batch.items()},
+            max_new_tokens=max_new_tokens,
+            logits_processor=LogitsProcessorList([noise]),
+            do_sample=False,  # the noise makes the choice random
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    new = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return SteeredTexts(map(SteeredText, prompts, new[:n], new[n:]))
+
+
+class _SharedNoise(LogitsProcessor):
+    """Turns greedy choice into sampling, with the same luck for base and steered text.
+
+    The largest of logit/temperature + Gumbel noise is a sample from the softmax (the Gumbel-max
+    trick). The noise of a row comes from its seed and prompt: the second half repeats the first.
+    """
+
+    def __init__(self, seeds_and_prompts, temperature, top_k):
+        self.temperature, self.top_k = temperature, top_k
+        numbers = [zlib.crc32(repr(pair).encode()) for pair in seeds_and_prompts]
+        self.generators = {number: torch.Generator().manual_seed(number) for number in numbers}
+        places = {number: row for row, number in enumerate(self.generators)}
+        self.rows = torch.tensor([places[number] for number in numbers * 2])
+
+    def __call__(self, input_ids, scores):
+        if self.temperature == 0:
+            return scores
+        draws = [
+            torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators.values()
+        ]
+        noise = -torch.stack(draws).log()[self.rows].to(scores.device)  # Gumbel
+        best, tokens = scores.topk(min(self.top_k, scores.shape[1]))
+        noisy = best / self.temperature + noise.gather(1, tokens)
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens, noisy)

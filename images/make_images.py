@@ -1,0 +1,62 @@
+"""Draw the figures of the README: `python images/make_images.py`, from the repository's root."""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from helpers import plots
+from helpers.activations import typical_norm
+from helpers.directions import find_vectors
+from helpers.evaluation import DEV_PROMPTS, log_odds
+from helpers.models import load_model
+from helpers.pairs import SENTIMENT_PAIRS
+from helpers.steering import generate
+
+FOLDER = Path(__file__).parent
+PROMPT = "The hotel room was"
+
+
+def draw_ladder(model, tokenizer, vectors, scale):
+    """One prompt and one seed, continued under five forces."""
+    layer = len(vectors) // 3
+    fractions = torch.tensor([0.4, 0.2, 0.0, -0.2, -0.4])
+    rows = [PROMPT] * len(fractions)
+    forces = fractions * scale[layer]
+    texts = generate(model, tokenizer, rows, vectors[layer], forces, max_new_tokens=20)
+    figure, ax = plt.subplots(figsize=(8.5, 3.6))
+    colours = plt.get_cmap("RdBu")(0.5 + fractions.numpy())
+    for y, (force, text, colour) in enumerate(zip(forces, texts, colours, strict=True)):
+        ax.barh(-y, 1, height=0.86, color=(*colour[:3], 0.35))
+        words = textwrap.fill(f"{PROMPT} … {' '.join(text.steered.split())}", 84)
+        ax.text(0.015, -y, words, va="center", fontsize=10)
+    ax.set(xlim=(0, 1), xticks=[], ylim=(-4.5, 0.5))
+    ax.set_yticks([-y for y in range(5)], [f"force {force:+.0f}" for force in forces.tolist()])
+    ax.set_title(f"h' = h + force · v behind block {layer}: same prompt, same random numbers")
+    ax.grid(False)
+    figure.savefig(FOLDER / "steered_text.png", dpi=120)
+
+
+def draw_map(model, tokenizer, vectors, scale):
+    """Effect on the next word, by layer and force."""
+    fractions = torch.tensor([-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4])
+    base = log_odds(model, tokenizer, DEV_PROMPTS)
+    effect = torch.zeros(len(vectors), len(fractions))
+    for layer, vector in enumerate(vectors):
+        forces = (fractions * scale[layer]).repeat_interleave(len(base))
+        steered = log_odds(model, tokenizer, DEV_PROMPTS * len(fractions), vector, forces)
+        effect[layer] = (steered.view(len(fractions), -1) - base).mean(1)
+    figure, ax = plt.subplots(figsize=(8.5, 4.2))
+    plots.heatmap(ax, effect, [f"{f:+.2f}" for f in fractions.tolist()], range(len(vectors)))
+    ax.set(xlabel="force, as a share of the layer's typical norm", ylabel="layer")
+    ax.set_title("change of the log-odds of positive over negative next words")
+    figure.savefig(FOLDER / "layer_by_force.png", dpi=120)
+
+
+if __name__ == "__main__":
+    model, tokenizer = load_model("pocket", device="cpu")
+    vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
+    scale = typical_norm(model, tokenizer)
+    draw_ladder(model, tokenizer, vectors, scale)
+    draw_map(model, tokenizer, vectors, scale)

@@ -1,0 +1,35 @@
+"""Settings that a test run makes before torch is imported and before any kernel starts.
+
+pytest loads this file first when it runs the whole project, and the notebooks' kernels
+inherit the environment set here. `pytest notebooks/01_contrastive_pairs.ipynb` alone does
+not read it: then the notebook runs in your own environment, on your own STEERING_MODEL.
+"""
+
+import os
+
+from xdist.scheduler import LoadFileScheduling
+
+# An outer setting wins, so that the suite can be tried with other numbers of threads. One is
+# the default because two processes that each spin on two threads take up to ten times longer.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing in the suite needs the network, so a hidden download should fail.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Stored outputs are those of the bundled model on the CPU.
+os.environ.pop("STEERING_MODEL", None)
+os.environ["STEERING_DEVICE"] = "cpu"
+
+
+class NotebookScheduling(LoadFileScheduling):
+    """Whole files to one process, but each notebook's run on another model for itself.
+
+    Otherwise all of those, the slowest tests, would queue behind each other in one process.
+    """
+
+    def _split_scope(self, nodeid):
+        return nodeid if "test_other_model.py::" in nodeid else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    if config.getvalue("dist") == "loadfile":
+        return NotebookScheduling(config, log)

@@ -1,0 +1,260 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.decomposition import PCA
+
+from helpers.activations import residual_stream
+from helpers.directions import METHODS, SteeringVector, cosines, find_vectors, pca
+from helpers.models import SteeringError
+from helpers.pairs import SENTIMENT_PAIRS, split
+from tiny_models import DEPTH, WIDTH, make_vector, tiny_model, tokenizer
+
+
+def same(v, w):
+    """All fields equal, the numbers within rounding."""
+    torch.testing.assert_close(v.direction, w.direction)
+    assert v.raw_norm == pytest.approx(w.raw_norm)
+    text = ("layer", "method", "model_name", "n_pairs")
+    return all(getattr(v, field) == getattr(w, field) for field in text)
+
+
+# -- The vector object
+
+
+def test_direction_is_a_float32_unit_vector_and_raw_norm_its_length():
+    raw = torch.tensor([3.0, 0.0, 4.0], dtype=torch.bfloat16)
+    v = SteeringVector.from_raw(raw, layer=1, method="probe", model_name="m", n_pairs=2)
+    assert v.direction.dtype == torch.float32 and v.raw_norm == 5
+    assert v.direction.tolist() == pytest.approx([0.6, 0, 0.8])
+    assert v.raw.tolist() == pytest.approx([3, 0, 4])
+    assert "layer 1 of m" in repr(v)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(SteeringVector)])
+def test_fields_are_frozen(field):
+    v = make_vector()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(v, field, getattr(v, field))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda v, w: (-v, -v.raw),
+        lambda v, w: (v + w, v.raw + w.raw),
+        lambda v, w: (v - w, v.raw - w.raw),
+        lambda v, w: (2.5 * v, 2.5 * v.raw),
+        lambda v, w: (v * -3, -3 * v.raw),
+        lambda v, w: (torch.tensor(2.0) * v, 2 * v.raw),
+        lambda v, w: (np.float64(2) * v, 2 * v.raw),
+    ],
+    ids=["-v", "v+w", "v-w", "a*v", "v*a", "tensor*v", "numpy*v"],
+)
+def test_operations_are_those_of_vectors_and_return_new_objects(operation):
+    v, w = make_vector(seed=1), make_vector(seed=2)
+    originals = dataclasses.replace(v), dataclasses.replace(w)
+    result, raw = operation(v, w)
+    torch.testing.assert_close(result.raw, raw)
+    assert result.direction.norm().item() == pytest.approx(1, abs=1e-6)
+    assert result.raw_norm == pytest.approx(raw.norm().item())
+    assert result is not v and same(v, originals[0]) and same(w, originals[1])
+    assert (result.layer, result.model_name) == (v.layer, v.model_name)
+
+
+def test_a_sum_says_where_it_comes_from():
+    v, w = make_vector(method="pca", n_pairs=3), make_vector(seed=2, method="probe", n_pairs=4)
+    assert ((v + w).method, (v + w).n_pairs) == ("pca + probe", 7)
+    assert (v + 2 * v).method == "pca"
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [({"layer": 2}, "layer 1 against 2"), ({"model_name": "x"}, "model_name 'tiny-gpt2' against")],
+)
+def test_only_vectors_of_one_layer_of_one_model_are_added(other, message):
+    with pytest.raises(SteeringError, match=message):
+        make_vector() + make_vector(seed=2, **other)
+
+
+@pytest.mark.parametrize("make", [lambda v: v - v, lambda v: 0 * v, lambda v: float("nan") * v])
+def test_a_vector_without_direction_is_refused(make):
+    with pytest.raises(SteeringError, match="has no direction"):
+        make(make_vector())
+
+
+@pytest.mark.parametrize(
+    "direction", [torch.ones(4), torch.zeros(4), torch.full([4], torch.nan), torch.eye(2)]
+)
+def test_a_direction_must_be_one_unit_vector(direction):
+    with pytest.raises(SteeringError, match="one vector of unit norm"):
+        dataclasses.replace(make_vector(), direction=direction)
+
+
+def test_random_control_has_the_same_length_and_its_own_direction():
+    v = make_vector()
+    one, again, other = v.random_like(1), v.random_like(1), v.random_like(2)
+    assert one.direction.equal(again.direction) and not one.direction.equal(other.direction)
+    assert one.direction.norm().item() == pytest.approx(1, abs=1e-6)
+    assert (one.layer, one.raw_norm, one.model_name) == (v.layer, v.raw_norm, v.model_name)
+    assert one.method == "random, seed 1" and one.n_pairs == 0
+    before = torch.get_rng_state()
+    v.random_like(1)
+    assert torch.get_rng_state().equal(before)
+
+
+# -- Files
+
+
+def test_save_and_load_keep_every_field(tmp_path):
+    v = make_vector(method="pca + probe")
+    v.save(tmp_path / "vector.safetensors")
+    loaded = SteeringVector.load(tmp_path / "vector.safetensors", tiny_model())
+    assert same(loaded, v) and loaded.direction.equal(v.direction) and loaded.raw_norm == v.raw_norm
+
+
+def test_a_vector_of_another_model_is_refused_with_both_names(tmp_path):
+    make_vector().save(tmp_path / "v")
+    with pytest.raises(SteeringError, match=r"'tiny-gpt2' \(width 32\).*'tiny-llama' \(width 32\)"):
+        SteeringVector.load(tmp_path / "v", tiny_model("llama"))
+    make_vector(width=48).save(tmp_path / "wide")
+    with pytest.raises(SteeringError, match=r"'tiny-gpt2' \(width 48\).*'tiny-gpt2' \(width 32\)"):
+        SteeringVector.load(tmp_path / "wide", tiny_model())
+
+
+def damaged_file(kind, folder):
+    path, direction = folder / f"{kind}.safetensors", {"direction": make_vector().direction}
+    fields = {"layer": "1", "raw_norm": "2.0", "method": "m", "model_name": "n", "n_pairs": "8"}
+    match kind:
+        case "garbage":
+            path.write_bytes(b"not safetensors at all")
+        case "empty":
+            path.write_bytes(b"")
+        case "folder":
+            path.mkdir()
+        case "no metadata":
+            save_file(direction, path)
+        case "a field missing":
+            save_file(direction, path, {name: fields[name] for name in ("layer", "method")})
+        case "no number":
+            save_file(direction, path, {**fields, "layer": "first"})
+        case "no direction":
+            save_file({"other": torch.ones(2)}, path, fields)
+        case "not unit":
+            save_file({"direction": torch.ones(2)}, path, fields)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "missing",
+        "garbage",
+        "empty",
+        "folder",
+        "no metadata",
+        "a field missing",
+        "no number",
+        "no direction",
+        "not unit",
+    ],
+)
+def test_unreadable_files(kind, tmp_path):
+    path = damaged_file(kind, tmp_path)
+    with pytest.raises(SteeringError, match=rf"{path.name} is not a readable steering vector"):
+        SteeringVector.load(path, tiny_model())
+
+
+# -- Methods
+
+
+def planted(n_pairs=40, width=64, seed=0):
+    """Activations [pair, width] of two classes that differ along a known unit direction."""
+    rng = torch.Generator().manual_seed(seed)
+    truth = torch.nn.functional.normalize(torch.randn(width, generator=rng), dim=0)
+    subjects = torch.randn(n_pairs, width, generator=rng)  # what the two prompts of a pair share
+    noise = 0.3 * torch.randn(2, n_pairs, width, generator=rng)
+    return subjects + 2 * truth + noise[0], subjects - 2 * truth + noise[1], truth
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_mistake_03_every_method_finds_the_planted_direction(method, sign):
+    positive, negative, truth = planted()
+    if sign < 0:
+        positive, negative = negative, positive
+    found = METHODS[method](positive, negative)
+    cosine = torch.cosine_similarity(found, sign * truth, dim=0)
+    assert cosine > (0.7 if method == "probe" else 0.98)
+    # All have the length of the mean difference along them, so that they can be compared.
+    assert found.norm() == pytest.approx(4 * cosine.item(), rel=0.15)
+
+
+def test_mistake_03_centred_pca_of_differences_would_lose_it():
+    positive, negative, truth = planted()
+    differences = positive - negative
+    centred = torch.from_numpy(PCA(1).fit(differences.numpy()).components_[0])
+    assert abs(centred @ truth) < 0.3
+    assert torch.cosine_similarity(pca(positive, negative), truth, dim=0) > 0.98
+
+
+def test_pca_is_the_first_uncentred_component_and_repeats_itself():
+    rng = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(2, 16, 768, generator=rng)
+    exact = torch.linalg.svd(positive - negative).Vh[0]
+    first, second = (pca(positive, negative) for _ in range(2))
+    assert first.equal(second)
+    assert abs(torch.cosine_similarity(first, exact, dim=0)) > 0.99
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_work_on_a_single_pair(method):
+    v = find_vectors(tiny_model(), tokenizer(), [("Love", "Hate")], method)[1]
+    assert v.n_pairs == 1 and v.direction.isfinite().all()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neo", "llama"])
+@pytest.mark.parametrize("position", [-1, "mean"])
+def test_find_vectors_gives_one_for_each_layer(family, position):
+    model = tiny_model(family)
+    vectors = find_vectors(model, tokenizer(), SENTIMENT_PAIRS, position=position)
+    assert [v.layer for v in vectors] == list(range(DEPTH[family]))
+    positive, negative = split(SENTIMENT_PAIRS)
+    streams = [residual_stream(model, tokenizer(), side, position) for side in (positive, negative)]
+    for v in vectors:
+        torch.testing.assert_close(v.raw, (streams[0] - streams[1])[v.layer].mean(0))
+        assert (v.model_name, v.n_pairs) == (f"tiny-{family}", 8)
+        assert v.direction.shape == (WIDTH,)
+
+
+def test_swapped_pairs_give_the_opposite_direction():
+    swapped = [(negative, positive) for positive, negative in SENTIMENT_PAIRS]
+    for method in METHODS:
+        v = find_vectors(tiny_model(), tokenizer(), SENTIMENT_PAIRS, method)[1]
+        w = find_vectors(tiny_model(), tokenizer(), swapped, method)[1]
+        torch.testing.assert_close(v.raw, -w.raw, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "method", "message"),
+    [
+        ([], "pca", "list of pairs is empty"),
+        ([("a", "a")], "pca", "no contrast"),
+        (SENTIMENT_PAIRS, "svm", "Unknown method 'svm': choose one of mean_difference, pca, probe"),
+    ],
+)
+def test_unusable_pairs_and_methods(pairs, method, message):
+    with pytest.raises(SteeringError, match=message):
+        find_vectors(tiny_model(), tokenizer(), pairs, method)
+
+
+def test_cosines_of_vectors_and_of_rows():
+    v, w = make_vector(seed=1), make_vector(seed=2)
+    expected = (v.direction @ w.direction).item()
+    table = cosines([v, w, -v])
+    assert table.shape == (3, 3)
+    assert table[0].tolist() == pytest.approx([1, expected, -1], abs=1e-6)
+    rows = torch.stack([5 * v.raw, w.raw])
+    assert cosines(rows, [w]).flatten().tolist() == pytest.approx([expected, 1], abs=1e-6)

@@ -1,0 +1,177 @@
+import re
+import shutil
+import socket
+
+import huggingface_hub.constants
+import pytest
+import torch
+from torch import nn
+
+from helpers import models
+from helpers.models import SteeringError, load_model
+from tiny_models import DEPTH, FAMILIES, PROMPTS, WIDTH, new_model, tiny_model, tokenizer
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory):
+    """A model of another family, saved as a user would, whose tokenizer has no padding token."""
+    folder = tmp_path_factory.mktemp("llama")
+    new_model("llama").save_pretrained(folder)
+    for file in models.POCKET.glob("token*"):
+        shutil.copy(file, folder)
+    config = folder / "tokenizer_config.json"
+    config.write_text(re.sub(r'"pad_token".*\n', "", config.read_text(encoding="utf-8")))
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("The network was used.")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.parametrize("environment", [None, "", "pocket"])
+def test_pocket_is_the_default_and_needs_no_network(environment, monkeypatch, no_network):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    if environment is None:
+        monkeypatch.delenv("STEERING_MODEL", raising=False)
+    else:
+        monkeypatch.setenv("STEERING_MODEL", environment)
+    model, tok = load_model(device="cpu")
+    assert models.model_name(model) == "pocket"
+    assert model.config.model_type == "gpt2" and len(models.blocks(model)) == 12
+    assert not model.training and model.dtype == torch.float32
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert tok.pad_token_id is not None
+
+
+def test_environment_names_a_local_folder(llama_folder, monkeypatch, no_network):
+    monkeypatch.setenv("STEERING_MODEL", str(llama_folder))
+    model, tok = load_model()
+    assert model.config.model_type == "llama"
+    assert models.model_name(model) == str(llama_folder)
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+    assert tok.pad_token == tok.eos_token  # it had none
+
+
+def test_argument_wins_over_environment(llama_folder, monkeypatch):
+    monkeypatch.setenv("STEERING_MODEL", "pocket")
+    assert load_model(str(llama_folder))[0].config.model_type == "llama"
+
+
+def test_a_path_is_a_name_too(llama_folder):
+    assert models.model_name(load_model(llama_folder)[0]) == str(llama_folder)
+
+
+def test_device_and_dtype_are_taken(llama_folder):
+    model, _ = load_model(str(llama_folder), device="cpu", dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16 and model.device.type == "cpu"
+
+
+def test_device_map_replaces_device(llama_folder):
+    model, _ = load_model(str(llama_folder), device="meta", device_map={"": "cpu"})
+    assert model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "no-such-owner/no-such-model", "wrong//name"])
+def test_unknown_model_names_the_way_out(name, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SteeringError, match=f"'{name}'.*local folder.*hub.*'pocket'.*no network"):
+        load_model(name)
+
+
+def test_damaged_weights_give_the_same_error(llama_folder, tmp_path):
+    shutil.copytree(llama_folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(SteeringError, match="could be loaded as.*'pocket'"):
+        load_model(str(tmp_path))
+
+
+def test_a_folder_without_a_model_gives_the_same_error(tmp_path):
+    with pytest.raises(SteeringError, match="could be loaded as.*'pocket'"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_blocks_are_found_in_every_family(family):
+    model = tiny_model(family)
+    found = models.blocks(model)
+    assert len(found) == DEPTH[family]
+    assert len({type(block) for block in found}) == 1
+    assert models.d_model(model) == WIDTH
+
+
+def test_a_model_without_blocks_is_refused(monkeypatch):
+    model = new_model()
+    model.transformer.h = nn.ModuleList(model.transformer.h[:2])
+    with pytest.raises(SteeringError, match="No list of 3 blocks.*GPT2LMHeadModel"):
+        models.blocks(model)
+
+
+@pytest.mark.parametrize(("layer", "resolved"), [(0, 0), (2, 2), (-1, 2), (-3, 0)])
+def test_layers_count_from_either_end(layer, resolved):
+    assert models.resolve_layer(tiny_model(), layer) == resolved
+
+
+@pytest.mark.parametrize("layer", [3, -4, 1.5, "1"])
+def test_layer_out_of_range_says_how_many_there_are(layer):
+    message = rf"Layer {layer!r} does not exist: tiny-gpt2 has 3 layers, numbered 0 to 2"
+    with pytest.raises(SteeringError, match=message):
+        models.resolve_layer(tiny_model(), layer)
+
+
+def test_mistake_05_a_bare_tensor_keeps_its_batch_axis():
+    hidden, rest = torch.randn(2, 3, 4), object()
+    assert models.hidden_state(hidden) is hidden
+    assert models.hidden_state((hidden, rest)) is hidden
+    assert models.with_hidden_state(hidden, -hidden).equal(-hidden)
+    changed = models.with_hidden_state((hidden, rest), -hidden)
+    assert isinstance(changed, tuple) and changed[0].equal(-hidden) and changed[1] is rest
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_encode_pads_on_the_side_that_is_asked_for(side):
+    batch = models.encode(tiny_model(), tokenizer(), PROMPTS, padding_side=side)
+    width = batch["input_ids"].shape[1]
+    for row, prompt in enumerate(PROMPTS):
+        ids = tokenizer()(prompt)["input_ids"]
+        here = slice(0, len(ids)) if side == "right" else slice(width - len(ids), None)
+        assert batch["input_ids"][row, here].tolist() == ids
+        assert batch["attention_mask"][row, here].all()
+        assert batch["attention_mask"][row].sum() == len(ids)
+
+
+def test_mistake_08_last_token_of_a_right_padded_row_is_no_pad():
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]])
+    assert models.last_token(mask).tolist() == [1, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ("The soup was", r"got one string: use \['The soup was'\]"),
+        ([], "list of prompts is empty"),
+        (["The soup was", ""], r"Prompt 1 is empty \(''\)"),
+        (["  \n"], "Prompt 0 is empty"),
+        ([None], "Prompt 0 is empty"),
+        (["word " * 65], r"'word word.* has 6\d tokens, but tiny-gpt2 reads at most 64"),
+    ],
+)
+def test_unusable_prompts(prompts, message):
+    with pytest.raises(SteeringError, match=message):
+        models.encode(tiny_model(), tokenizer(), prompts)
+
+
+def test_new_tokens_must_fit_the_context_too():
+    model, ids = tiny_model(), tokenizer()("word " * 50)["input_ids"]
+    models.encode(model, tokenizer(), ["word " * 50], new_tokens=64 - len(ids))
+    with pytest.raises(SteeringError, match=f"{len(ids)} tokens plus {65 - len(ids)} new ones"):
+        models.encode(model, tokenizer(), ["word " * 50], new_tokens=65 - len(ids))
+
+
+def test_a_model_without_a_limit_reads_any_length():
+    assert models.context_length(tiny_model("bloom")) is None
+    models.encode(tiny_model("bloom"), tokenizer(), ["word " * 500])

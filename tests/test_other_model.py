@@ -1,0 +1,67 @@
+"""Every notebook also runs on a model of another architecture, depth and width.
+
+Outputs are not compared: the weights are random. nbval runs the cells because, unlike other
+runners, it does not swallow an exception raised in a widget's callback.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+POCKET = ROOT / "helpers" / "pocket"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SECONDS_PER_NOTEBOOK = 600
+LINES_SHOWN = 60
+
+
+@pytest.fixture(scope="session")
+def random_llama(tmp_path_factory):
+    """Folder with a random-weight Llama that shares only the tokenizer with the bundled model."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("random-llama")
+    for file in POCKET.glob("token*"):
+        shutil.copy(file, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=5,
+        hidden_size=48,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_on_another_model(notebook, random_llama):
+    command = [sys.executable, "-m", "pytest", str(notebook), "--noconftest", "--rootdir", ROOT]
+    command += ["-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider", "-q", "-x"]
+    command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
+    inherited = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    run = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**inherited, "STEERING_MODEL": str(random_llama)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=SECONDS_PER_NOTEBOOK,
+    )
+    tail = "\n".join(run.stdout.splitlines()[-LINES_SHOWN:])
+    assert run.returncode == 0, f"{notebook.name} failed on a random Llama:\n{tail}"

@@ -1,0 +1,71 @@
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from helpers import plots  # noqa: E402
+
+
+@pytest.fixture
+def ax():
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+def test_show_gives_a_png_with_its_text_alternative(ax, monkeypatch):
+    shown = []
+    monkeypatch.setattr(plots, "display", shown.append)
+    plots.show(ax.figure, "Norms rise with the layer.")
+    data, metadata = shown[0]._repr_mimebundle_()
+    assert list(data) == ["image/png"]
+    assert metadata["image/png"]["alt"] == "Norms rise with the layer."
+    assert not plt.fignum_exists(ax.figure.number)
+
+
+def test_figures_have_an_opaque_background(ax):
+    assert ax.figure.get_facecolor() == (1, 1, 1, 1)
+
+
+def test_classes_differ_in_colour_and_marker(ax):
+    plots.scatter_classes(ax, [[0, 1], [2, 3], [4, 5]], [True, False, True], "Layer 2")
+    positive, negative = ax.collections
+    assert positive.get_offsets().tolist() == [[0, 1], [4, 5]]
+    assert negative.get_offsets().tolist() == [[2, 3]]
+    assert not np.array_equal(positive.get_facecolor(), negative.get_facecolor())
+    assert len(positive.get_paths()[0].vertices) != len(negative.get_paths()[0].vertices)
+    assert ax.get_title() == "Layer 2"
+
+
+def test_lines_differ_in_marker_and_are_named(ax):
+    series = {"one": [1, 2], "two": [3, 4], "three": [5, 6]}
+    plots.lines(ax, [0, 1], series, "layer", "norm")
+    assert [line.get_label() for line in ax.lines] == list(series)
+    assert [line.get_ydata().tolist() for line in ax.lines] == list(series.values())
+    assert len({line.get_marker() for line in ax.lines}) == 3
+    assert ax.get_legend() is not None
+
+
+def test_one_line_needs_no_legend(ax):
+    plots.lines(ax, [0, 1], {"one": [1, 2]}, "layer", "norm")
+    assert ax.get_legend() is None
+
+
+def test_heatmap_writes_every_number_and_is_centred_on_zero(ax):
+    plots.heatmap(ax, [[-4, 1], [2, 3]], ["a", "b"], ["c", "d"])
+    assert [text.get_text() for text in ax.texts] == ["-4.0", "1.0", "2.0", "3.0"]
+    assert ax.images[0].get_clim() == (-4, 4)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["c", "d"]
+
+
+def test_paired_orders_by_change_and_keeps_labels_beside_their_values(ax):
+    plots.paired(ax, [0.0, 1.0, 2.0], [3.0, 0.0, 2.5], ["up", "down", "little"], "log-odds")
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["down", "little", "up"]
+    before, after = ax.lines
+    assert before.get_xdata().tolist() == [1, 2, 0]
+    assert after.get_xdata().tolist() == [0, 2.5, 3]
+    down, little, up = (arrow.arrow_patch.get_edgecolor() for arrow in ax.texts)
+    assert little == up != down
