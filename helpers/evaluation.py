@@ -159,13 +159,7 @@ def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:
     values = np.asarray(values, dtype=float)
     if values.size < 2:
         raise SteeringError(f"An interval over {values.size} prompt(s) does not exist: give more.")
-    result = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=10_000,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
-    interval = result.confidence_interval
-    return Estimate(float(values.mean()), float(interval.low), float(interval.high))
+    options = {"n_resamples": 10_000, "method": "percentile", "rng": np.random.default_rng(seed)}
+    result = bootstrap((values,), np.mean, confidence_level=confidence, **options)
+    low, high = result.confidence_interval
+    return Estimate(float(values.mean()), float(low), float(high))

@@ -140,14 +140,8 @@ def with_hidden_state(output, hidden):
 def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0):
     """Tokenise prompts into one padded batch on the model's device.
 
-    Parameters
-    ----------
-    prompts : list of str
-    padding_side : {"right", "left"}
-        Right for reading (every real token keeps its position), left for generating.
-    new_tokens : int
-        How many tokens will be generated behind them: they must fit the context too.
-
+    Pad on the right for reading (every real token keeps its position), on the left for
+    generating ``new_tokens`` more, which must fit the context too.
     Returns ``{"input_ids", "attention_mask"}``, each [prompt, token]. Raises SteeringError for
     a bare string, an empty list, an empty prompt, or one longer than the context.
     """

@@ -1,8 +1,10 @@
 """Contrastive pairs: two prompts that differ in one thing (notebook 01)."""
 
 from dataclasses import dataclass
+from html import escape
 
 from .models import SteeringError, check_prompts
+from .plots import html_table
 
 SENTIMENT_PAIRS = [
     ("I think this movie is amazing", "I think this movie is terrible"),
@@ -68,14 +70,21 @@ class PairReport(list):
         """The pairs whose two prompts have equally many tokens."""
         return [(check.positive, check.negative) for check in self if check.match]
 
+    def _rows(self):
+        rows = [(check.positive, check.negative, check.verdict) for check in self]
+        return [("Positive", "Negative", "Match?"), *rows]
+
     def __repr__(self):
-        head = ("Positive", "Negative", "Match?")
-        rows = [head, *((c.positive, c.negative, c.verdict) for c in self)]
+        rows = self._rows()
         wide, wider = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines = [f"{a:<{wide}}  {b:<{wider}}  {c}" for a, b, c in rows]
         lines.insert(1, "-" * max(len(line) for line in lines))
         notes = [check.explain() for check in self if not check.match]
         return "\n".join(lines + [""] * bool(notes) + notes)
+
+    def _repr_html_(self):
+        notes = "".join(f"<pre>{escape(c.explain())}</pre>" for c in self if not c.match)
+        return html_table(self._rows()) + notes
 
 
 def check_pairs(tokenizer, pairs, strict=False):

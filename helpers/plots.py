@@ -1,14 +1,15 @@
-"""One look for all figures. Draws numbers; knows no model.
+"""One look for all figures and tables. Draws numbers and words; knows no model.
 
 Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart, and every
 class has its own marker too.
 """
 
 import io
+from html import escape
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Image, display
+from IPython.display import display
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#595959"
 
@@ -33,7 +34,17 @@ def show(figure, alt):
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     plt.close(figure)
-    display(Image(buffer.getvalue(), alt=alt))
+    data = {"image/png": buffer.getvalue(), "text/plain": alt}
+    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def html_table(rows):
+    """HTML of a table whose first row is its head; every entry is escaped."""
+    html = ""
+    for row, tag in zip(rows, ["th"] + ["td"] * (len(rows) - 1), strict=True):
+        cells = (f'<{tag} style="text-align:left">{escape(entry)}</{tag}>' for entry in row)
+        html += f"<tr>{''.join(cells)}</tr>"
+    return f"<table>{html}</table>"
 
 
 def scatter_classes(ax, points, is_positive, title=""):
@@ -45,9 +56,9 @@ def scatter_classes(ax, points, is_positive, title=""):
 
 
 def lines(ax, x, series, xlabel, ylabel):
-    """Some curves over one axis; ``series`` maps a label to its values."""
-    looks = zip((POSITIVE, NEGATIVE, NEUTRAL, "#009E73"), "oXs^", strict=True)
-    for (label, values), (colour, marker) in zip(series.items(), looks, strict=False):
+    """Up to four curves over one axis; ``series`` maps a label to its values."""
+    looks = list(zip((POSITIVE, NEGATIVE, NEUTRAL, "#009E73"), "oXs^", strict=True))
+    for (label, values), (colour, marker) in zip(series.items(), looks[: len(series)], strict=True):
         ax.plot(x, values, color=colour, marker=marker, ms=5, label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1:
@@ -67,17 +78,15 @@ def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}"):
         ax.text(column, row, fmt.format(value), ha="center", va="center", c=colour, fontsize=8)
 
 
-def paired(ax, before, after, labels, xlabel):
-    """One row for each prompt: an arrow from its value before to its value after."""
-    before, after = np.asarray(before), np.asarray(after)
-    order = np.argsort(after - before, kind="stable")
+def paired(ax, base, up, down, labels):
+    """One row for each prompt, lowest base first: from its dot an arrow to either value."""
+    base, up, down = np.asarray(base), np.asarray(up), np.asarray(down)
+    order = np.argsort(base, kind="stable")
     for row, i in enumerate(order):
-        colour = POSITIVE if after[i] > before[i] else NEGATIVE
-        ax.annotate(
-            "", (after[i], row), (before[i], row), arrowprops={"arrowstyle": "->", "color": colour}
-        )
-    ax.plot(before[order], range(len(order)), "o", color=NEUTRAL, ms=4, label="unsteered")
-    ax.plot(after[order], range(len(order)), "|", color="black", ms=6, label="steered")
-    ax.set_yticks(range(len(order)), [labels[i] for i in order], fontsize=7)
-    ax.set(xlabel=xlabel)
-    ax.legend()
+        for end, colour in ((up[i], POSITIVE), (down[i], NEGATIVE)):
+            look = {"arrowstyle": "->", "color": colour}
+            ax.annotate("", (end, row), (base[i], row), arrowprops=look)
+    ax.plot(base[order], range(len(order)), "o", color=NEUTRAL, ms=4)
+    # Arrows do not widen the axis by themselves.
+    ax.set_xlim(np.min([base, up, down]) - 0.3, np.max([base, up, down]) + 0.3)
+    ax.set_yticks(range(len(order)), [labels[i] for i in order], fontsize=8)

@@ -7,7 +7,6 @@ arXiv 2308.10248). No weight changes, and nothing is left behind.
 import inspect
 import zlib
 from contextlib import ExitStack, contextmanager
-from html import escape
 from typing import NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from .models import (
     resolve_layer,
     with_hidden_state,
 )
+from .plots import html_table
 
 POSITIONS = ("all", "prompt", "generated")
 
@@ -97,20 +97,11 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
 
 
 def steered_tokens(n_new, attention_mask, past, positions, prompt_lengths=None):
-    """Which of the tokens now passing through the blocks are to be steered.
+    """Which of the ``n_new`` tokens now passing through the blocks are to be steered.
 
-    Parameters
-    ----------
-    n_new : int
-        Tokens in this forward pass: under the KV cache, one for every generated token.
-    attention_mask : Tensor [row, past + n_new] or None
-        1 for real tokens, 0 for padding on either side; None if there is no padding.
-    past : int
-        Columns that lie in the KV cache already.
-    positions, prompt_lengths
-        As in ``steer``.
-
-    Returns a bool Tensor [row or 1, n_new], or None if every token is steered.
+    ``past`` columns lie in the KV cache already; ``attention_mask`` [row, past + n_new] is 0 for
+    padding on either side, or None if there is none; ``positions`` and ``prompt_lengths`` are as
+    in ``steer``. Returns bool [row or 1, n_new], or None if every token is steered.
     """
     if attention_mask is None:
         attention_mask = torch.ones(1, past + n_new, dtype=torch.long)
@@ -188,10 +179,7 @@ class SteeredTexts(list):
         return "\n".join(line.format(*(" ".join(x.split()) for x in text)) for text in self)
 
     def _repr_html_(self):
-        head = "<tr><th>Prompt</th><th>Unsteered</th><th>Steered</th></tr>"
-        left = ' style="text-align:left"'
-        cells = ("".join(f"<td{left}>{escape(x)}</td>" for x in text) for text in self)
-        return f"<table>{head}{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+        return html_table([("Prompt", "Unsteered", "Steered"), *self])
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def draw_ladder(model, tokenizer, vectors, scale):
     texts = generate(model, tokenizer, rows, vectors[layer], forces, max_new_tokens=20)
     figure, ax = plt.subplots(figsize=(8.5, 3.6))
     colours = plt.get_cmap("RdBu")(0.5 + fractions.numpy())
-    for y, (force, text, colour) in enumerate(zip(forces, texts, colours, strict=True)):
+    for y, (text, colour) in enumerate(zip(texts, colours, strict=True)):
         ax.barh(-y, 1, height=0.86, color=(*colour[:3], 0.35))
         words = textwrap.fill(f"{PROMPT} … {' '.join(text.steered.split())}", 84)
         ax.text(0.015, -y, words, va="center", fontsize=10)

@@ -157,19 +157,20 @@ def test_typical_norm_reads_the_pairs_by_default():
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_mistake_06_capture_leaves_no_hook_after(error):
-    with no_hook_left(tiny_model()), pytest.raises(error), capture(tiny_model()):
+    model = new_model()
+    with no_hook_left(model), pytest.raises(error), capture(model):
         raise error
 
 
 def test_mistake_06_capture_that_fails_midway_leaves_no_hook(monkeypatch):
-    model, calls = tiny_model(), fail_at_second_hook(monkeypatch)
+    model, calls = new_model(), fail_at_second_hook(monkeypatch)
     with no_hook_left(model), pytest.raises(RuntimeError, match="no more hooks"), capture(model):
         pass
     assert len(calls) == 2
 
 
 def test_mistake_06_capture_of_a_missing_layer_leaves_no_hook():
-    model = tiny_model()
+    model = new_model()
     with no_hook_left(model), pytest.raises(SteeringError, match="has 3 layers"):
         with capture(model, layers=[0, 7]):
             pass

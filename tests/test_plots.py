@@ -5,6 +5,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from IPython.core.interactiveshell import InteractiveShell  # noqa: E402
+from IPython.utils.capture import capture_output  # noqa: E402
+from traitlets.config import Config  # noqa: E402
 
 from helpers import plots  # noqa: E402
 
@@ -16,13 +19,20 @@ def ax():
     plt.close(figure)
 
 
-def test_show_gives_a_png_with_its_text_alternative(ax, monkeypatch):
-    shown = []
-    monkeypatch.setattr(plots, "display", shown.append)
-    plots.show(ax.figure, "Norms rise with the layer.")
-    data, metadata = shown[0]._repr_mimebundle_()
-    assert list(data) == ["image/png"]
-    assert metadata["image/png"]["alt"] == "Norms rise with the layer."
+@pytest.fixture
+def shell(tmp_path):
+    quiet = Config({"HistoryManager": {"enabled": False}})
+    yield InteractiveShell.instance(ipython_dir=str(tmp_path), config=quiet)
+    InteractiveShell.clear_instance()
+
+
+def test_show_gives_a_png_with_its_text_alternative(ax, shell):
+    with capture_output() as shown:
+        plots.show(ax.figure, "Norms rise with the layer.")
+    (output,) = shown.outputs
+    assert output.data["image/png"][:8] == b"\x89PNG\r\n\x1a\n"
+    assert output.data["text/plain"] == "Norms rise with the layer."
+    assert output.metadata["image/png"]["alt"] == "Norms rise with the layer."
     assert not plt.fignum_exists(ax.figure.number)
 
 
@@ -47,6 +57,11 @@ def test_lines_differ_in_marker_and_are_named(ax):
     assert [line.get_ydata().tolist() for line in ax.lines] == list(series.values())
     assert len({line.get_marker() for line in ax.lines}) == 3
     assert ax.get_legend() is not None
+
+
+def test_no_line_is_silently_left_out(ax):
+    with pytest.raises(ValueError):
+        plots.lines(ax, [0], {str(number): [number] for number in range(5)}, "layer", "norm")
 
 
 def test_one_line_needs_no_legend(ax):

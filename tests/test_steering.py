@@ -390,7 +390,7 @@ def test_forces_for_another_number_of_rows_than_the_batch_has():
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_mistake_06_no_hook_survives(error):
-    model = tiny_model()
+    model = new_model()
     plain = logits_of(model, IDS)
     with no_hook_left(model), pytest.raises(error):
         with steer(model, [make_vector(0), make_vector(2)], FORCE):
@@ -414,7 +414,7 @@ def test_mistake_06_no_hook_survives_an_interrupted_generation(error, monkeypatc
 
 
 def test_mistake_06_no_hook_survives_a_failed_registration(monkeypatch):
-    model, calls = tiny_model(), fail_at_second_hook(monkeypatch)
+    model, calls = new_model(), fail_at_second_hook(monkeypatch)
     with no_hook_left(model), pytest.raises(RuntimeError, match="no more hooks"):
         with steer(model, [make_vector(0), make_vector(2)], FORCE):
             pass
@@ -432,6 +432,7 @@ def test_mistake_06_hooks_of_others_stay():
         blocks(model)[0].register_forward_hook(hear := lambda *args: heard.append(2))
         logits_of(model, IDS)
     assert heard == [1, 2, 1]
+    assert not theirs - hooks(model)
     assert [hook for _, _, hook in hooks(model) - theirs] == [hear]
 
 
