@@ -76,11 +76,12 @@ def test_heatmap_writes_every_number_and_is_centred_on_zero(ax):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["c", "d"]
 
 
-def test_paired_orders_by_change_and_keeps_labels_beside_their_values(ax):
-    plots.paired(ax, [0.0, 1.0, 2.0], [3.0, 0.0, 2.5], ["up", "down", "little"], "log-odds")
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["down", "little", "up"]
-    before, after = ax.lines
-    assert before.get_xdata().tolist() == [1, 2, 0]
-    assert after.get_xdata().tolist() == [0, 2.5, 3]
-    down, little, up = (arrow.arrow_patch.get_edgecolor() for arrow in ax.texts)
-    assert little == up != down
+def test_paired_orders_by_base_and_keeps_labels_beside_their_values(ax):
+    plots.paired(ax, [1.0, 0.0, 2.0], [1.5, 2.0, 4.0], [-3.0, -1.0, 1.0], ["b", "a", "c"])
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
+    assert ax.lines[0].get_xdata().tolist() == [0, 1, 2]
+    ends = [arrow.xyann if arrow.xyann != arrow.xy else None for arrow in ax.texts]
+    assert ends == [(0, 0), (0, 0), (1, 1), (1, 1), (2, 2), (2, 2)]  # arrows start at the dots
+    assert [arrow.xy[0] for arrow in ax.texts] == [2, -1, 1.5, -3, 4, 1]
+    low, high = ax.get_xlim()
+    assert low < -3 and high > 4  # no arrow leaves the picture
