@@ -4,6 +4,7 @@ Layer L means the output of block L (resid_post), here and everywhere in this pa
 """
 
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def _token_weights(attention_mask, position):
     last = last_token(attention_mask)[:, None]
     if position == "mean":
         chosen = (columns >= 1) & (columns <= last)
-    elif isinstance(position, int):
+    elif isinstance(position, Integral):
         wanted = position if position >= 0 else last + 1 + position
         chosen = (columns == wanted) & (columns <= last)
     else:

@@ -54,9 +54,9 @@ class PairCheck:
 
     def explain(self) -> str:
         """Both token lists under each other, and where they part."""
-        first = self.differing[0]
+        where = f"from position {self.differing[0]} on" if self.differing else "nowhere"
         return (
-            f"{self.verdict}, different from position {first} on\n"
+            f"{self.verdict}, different {where}\n"
             f"  + {' | '.join(token.strip() for token in self.positive_tokens)}\n"
             f"  - {' | '.join(token.strip() for token in self.negative_tokens)}"
         )

@@ -7,6 +7,7 @@ arXiv 2308.10248). No weight changes, and nothing is left behind.
 import inspect
 import zlib
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from .directions import SteeringVector
 from .models import (
     SteeringError,
     blocks,
+    check_prompts,
     d_model,
     decoder,
     encode,
@@ -217,10 +219,11 @@ def generate(
     Returns a list of ``SteeredText(prompt, base, steered)`` that shows as a table. Raises
     SteeringError as ``steer`` does, and for prompts that cannot be used.
     """
+    prompts = check_prompts(prompts)
     batch = encode(model, tokenizer, prompts, padding_side="left", new_tokens=max_new_tokens)
     n, width = batch["input_ids"].shape
     forces = force_matrix(force, len(as_list(vector)), n)
-    seeds = [seed] * n if isinstance(seed, int) else list(seed)
+    seeds = [int(seed)] * n if isinstance(seed, Integral) else [int(s) for s in seed]
     if len(seeds) != n:
         raise SteeringError(f"{len(seeds)} seeds were given for {n} prompts.")
     both = torch.cat([torch.zeros_like(forces), forces], 1)

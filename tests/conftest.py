@@ -7,6 +7,7 @@ not read it: then the notebook runs in your own environment, on your own STEERIN
 
 import os
 
+import pytest
 from xdist.scheduler import LoadFileScheduling
 
 # An outer setting wins, so that the suite can be tried with other numbers of threads. One is
@@ -30,6 +31,7 @@ class NotebookScheduling(LoadFileScheduling):
         return nodeid if "test_other_model.py::" in nodeid else super()._split_scope(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)  # so that `-p no:xdist` works too
 def pytest_xdist_make_scheduler(config, log):
     if config.getvalue("dist") == "loadfile":
         return NotebookScheduling(config, log)
