@@ -29,13 +29,26 @@ STYLE = {
 plt.rcParams.update(STYLE)
 
 
-def show(figure, alt):
-    """Display a figure with its text alternative, for readers who cannot see it, and close it."""
+def png(figure) -> bytes:
+    """The figure as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    plt.close(figure)
-    data = {"image/png": buffer.getvalue(), "text/plain": alt}
+    return buffer.getvalue()
+
+
+def show(figure, alt):
+    """Display a figure with its text alternative, for readers who cannot see it, and close it."""
+    data = {"image/png": png(figure), "text/plain": alt}
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+    plt.close(figure)
+
+
+def show_table(rows):
+    """Display a table whose first row is its head: as HTML, and as text where that is shown."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in rows]
+    text = "\n".join(line.rstrip() for line in lines)
+    display({"text/html": html_table(rows), "text/plain": text}, raw=True)
 
 
 def html_table(rows):
