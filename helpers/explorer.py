@@ -12,6 +12,7 @@ from html import escape
 from os.path import commonprefix
 
 import ipywidgets as widgets
+import numpy as np
 import torch
 from IPython import get_ipython
 from IPython.display import display
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from . import plots
 from .activations import typical_norm
 from .directions import SteeringVector
-from .evaluation import DEV_PROMPTS, log_odds, perplexity
+from .evaluation import DEV_PROMPTS, NEGATIVE_WORDS, POSITIVE_WORDS, perplexity, word_ids
 from .models import SteeringError, encode
 from .steering import generate, steer
 
@@ -53,7 +54,7 @@ class Result:
     words: list[tuple[str, float, float]]  # next tokens that changed most: word, before, after
 
 
-@torch.no_grad()
+@torch.inference_mode()  # a little faster than no_grad; only numbers and text leave it
 def compute(model, tokenizer, vector, setting, norm) -> Result:
     """Text and next-word probabilities without and with steering.
 
@@ -65,11 +66,13 @@ def compute(model, tokenizer, vector, setting, norm) -> Result:
         model, tokenizer, prompts[:1], vector, setting.force, layer,
         max_new_tokens=setting.length, seed=setting.seed,
     )[0]  # fmt: skip
-    odds = log_odds(model, tokenizer, prompts, vector, forces, layer)
     surprise = perplexity(model, tokenizer, prompts, [text.base, text.steered])
     with steer(model, vector, forces, layer):
-        logits = model(**encode(model, tokenizer, prompts), logits_to_keep=1).logits[:, -1]
-    before, after = logits.float().softmax(-1).cpu()
+        batch = encode(model, tokenizer, prompts)
+        logits = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float().cpu()
+    good, bad = (word_ids(tokenizer, words) for words in (POSITIVE_WORDS, NEGATIVE_WORDS))
+    odds = logits[:, good].logsumexp(1) - logits[:, bad].logsumexp(1)  # as in ``log_odds``
+    before, after = logits.softmax(-1)
     changed = (after - before).abs().topk(10).indices
     ordered = changed[(after - before)[changed].argsort(descending=True, stable=True)]
     words = [(tokenizer.decode([i]), before[i].item(), after[i].item()) for i in ordered]
@@ -131,22 +134,20 @@ def write_texts(result) -> str:
 
 def draw_words(result) -> Figure:
     """Bar chart of the next tokens whose probability changed most, before and after."""
-    figure = Figure(
-        figsize=(7, 3.2), dpi=90, layout="none"
-    )  # drawn twice as fast as a fitted layout
-    ax = figure.subplots()
-    figure.subplots_adjust(left=0.18, right=0.98, top=0.9, bottom=0.14)
+    figure = Figure(figsize=(7, 3.2), dpi=90, layout="none")  # twice as fast as a fitted layout
+    ax = figure.add_axes((0.18, 0.15, 0.8, 0.73))
     words, before, after = zip(*result.words, strict=True)
-    rows = range(len(words))
-    ax.barh([-r for r in rows], before, 0.4, align="edge", color=plots.NEUTRAL, label="unsteered")
-    ax.barh(
-        [-r for r in rows], after, -0.4, align="edge", color=plots.POSITIVE, hatch="//",
-        edgecolor="white", label="steered",
-    )  # fmt: skip
-    ax.set_yticks([-r for r in rows], [repr(word)[1:-1].strip() or "␣" for word in words])
+    rows = -np.arange(len(words))
+    ax.barh(rows + 0.2, before, 0.36, color=plots.NEUTRAL, label="unsteered")
+    ax.barh(rows - 0.2, after, 0.36, color=plots.POSITIVE, label="steered")
+    ax.set_yticks([])  # plain text draws faster than ticks
+    beside = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
+    for row, word in zip(rows, words, strict=True):
+        ax.text(-0.01, row, word.strip() or repr(word), **beside)
+    ax.locator_params(axis="x", nbins=4)
     ax.set(xlabel="probability of the next token")
-    ax.set_title("next tokens that changed most", fontsize=10)
-    ax.legend()
+    figure.suptitle("next tokens that changed most", x=0.18, y=0.97, ha="left", fontsize=10)
+    figure.legend(loc="upper right", ncols=2)
     return figure
 
 
