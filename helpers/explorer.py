@@ -4,11 +4,11 @@ What the panel shows is made by pure functions, ``compute`` and the ``draw_…``
 below; the notebook draws its static twin with the same ones. The panel only decides when.
 """
 
-import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from math import isnan
 from os.path import commonprefix
 
 import ipywidgets as widgets
@@ -51,7 +51,8 @@ class Result:
     texts: tuple[str, str]
     log_odds: tuple[float, float]
     perplexity: tuple[float, float]
-    words: list[tuple[str, float, float]]  # next tokens that changed most: word, before, after
+    # The ten next tokens that changed most, at force 0 the likeliest: word, before, after.
+    words: list[tuple[str, float, float]]
 
 
 @torch.inference_mode()  # a little faster than no_grad; only numbers and text leave it
@@ -73,7 +74,8 @@ def compute(model, tokenizer, vector, setting, norm) -> Result:
     good, bad = (word_ids(tokenizer, words) for words in (POSITIVE_WORDS, NEGATIVE_WORDS))
     odds = logits[:, good].logsumexp(1) - logits[:, bad].logsumexp(1)  # as in ``log_odds``
     before, after = logits.softmax(-1)
-    changed = (after - before).abs().topk(10).indices
+    moved = (after - before).abs() if setting.force else before  # or the likeliest
+    changed = moved.topk(10).indices
     ordered = changed[(after - before)[changed].argsort(descending=True, stable=True)]
     words = [(tokenizer.decode([i]), before[i].item(), after[i].item()) for i in ordered]
     return Result(
@@ -93,20 +95,23 @@ def write_sentence(result, limit=None) -> str:
         return "No steering: both texts are the model's own."
     effect = result.log_odds[1] - result.log_odds[0]
     ratio = result.perplexity[1] / result.perplexity[0]
+    cost = "a text is empty" if isnan(ratio) else f"perplexity ×{ratio:.1f}"
     sentence = (
-        f"Layer {s.layer}, force {s.force:+.0f}, {abs(result.share):.2f} of the typical norm: "
-        f"log-odds {effect:+.1f}, perplexity ×{ratio:.1f}."
+        f"Layer {s.layer}, force {s.force:+g}, {abs(result.share):.2f} of the typical norm: "
+        f"log-odds {effect:+.1f}, {cost}."
     )
-    if limit is not None and abs(result.share) > limit:
+    if limit is not None and round(abs(result.share), 2) > round(limit, 2):
         sentence += f" Beyond {limit:.2f} norms the text tends to break at this layer."
     return sentence
 
 
-def write_code(setting) -> str:
-    """A line that makes the same texts."""
+def write_code(setting, by_layer=True) -> str:
+    """A line that makes the same texts; ``by_layer`` if its vector is a list, one a layer."""
+    where = f"[{setting.layer}]" if by_layer else ""
+    layer = "" if by_layer else f"layer={setting.layer}, "
     return (
         f"generate(model, tokenizer, [{setting.prompt!r}], "
-        f"vectors[{setting.vector!r}][{setting.layer}], force={setting.force:g}, "
+        f"vectors[{setting.vector!r}]{where}, force={setting.force:.10g}, {layer}"
         f"max_new_tokens={setting.length}, seed={setting.seed})"
     )
 
@@ -121,10 +126,11 @@ def write_texts(result) -> str:
     columns = ""
     for i, name, text in ((0, "Unsteered", base), (1, "Steered", steered)):
         changed = escape(text[same:])
+        surprise = result.perplexity[i]
+        cost = "empty" if isnan(surprise) else f"perplexity {surprise:.0f}"
         columns += (
             '<div style="flex:1 1 260px;height:9.5em;overflow-y:auto;padding:0 1em 0 0">'
-            f"<div><b>{name}</b> · log-odds {result.log_odds[i]:+.1f} · "
-            f"perplexity {result.perplexity[i]:.0f}</div>"
+            f"<div><b>{name}</b> · log-odds {result.log_odds[i]:+.1f} · {cost}</div>"
             '<div style="white-space:pre-wrap;line-height:1.4">'
             f"<b>{escape(result.setting.prompt)}</b>{escape(text[:same])}"
             f"{f'<u>{changed}</u>' if i else changed}</div></div>"
@@ -138,15 +144,17 @@ def draw_words(result) -> Figure:
     ax = figure.add_axes((0.18, 0.15, 0.8, 0.73))
     words, before, after = zip(*result.words, strict=True)
     rows = -np.arange(len(words))
-    ax.barh(rows + 0.2, before, 0.36, color=plots.NEUTRAL, label="unsteered")
+    outline = {"color": "white", "edgecolor": plots.NEUTRAL}  # tells them apart without colour
+    ax.barh(rows + 0.2, before, 0.36, label="unsteered", **outline)
     ax.barh(rows - 0.2, after, 0.36, color=plots.POSITIVE, label="steered")
     ax.set_yticks([])  # plain text draws faster than ticks
     beside = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
     for row, word in zip(rows, words, strict=True):
-        ax.text(-0.01, row, word.strip() or repr(word), **beside)
+        ax.text(-0.01, row, word.strip() or repr(word), parse_math=False, **beside)  # "$" is text
     ax.locator_params(axis="x", nbins=4)
     ax.set(xlabel="probability of the next token")
-    figure.suptitle("next tokens that changed most", x=0.18, y=0.97, ha="left", fontsize=10)
+    title = "next tokens that changed most" if result.setting.force else "likeliest next tokens"
+    figure.suptitle(title, x=0.18, y=0.97, ha="left", fontsize=10)
     figure.legend(loc="upper right", ncols=2)
     return figure
 
@@ -167,6 +175,14 @@ def completions(model, tokenizer, prompt, vectors, layers, shares, scale, seed=0
         for (layer, share), text in zip(pairs, texts, strict=True)
     ]
     return [("Layer", "Share of the norm", f"{prompt} …"), *rows]
+
+
+def show_table(rows):
+    """Display a table whose first row is its head: as HTML, and as text where that is shown."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in rows]
+    text = "\n".join(line.rstrip() for line in lines)
+    display({"text/html": plots.html_table(rows), "text/plain": text}, raw=True)
 
 
 # The busy sign shows only when an answer takes longer than 0.2 s: quick ones do not flicker.
@@ -191,9 +207,10 @@ class Explorer:
         @lru_cache(maxsize=500)
         def answer(setting):
             vector = vectors[setting.vector]
-            vector = vector if isinstance(vector, SteeringVector) else vector[setting.layer]
+            by_layer = not isinstance(vector, SteeringVector)
+            vector = vector[setting.layer] if by_layer else vector
             result = compute(model, tokenizer, vector, setting, self.scale[setting.layer])
-            return result, plots.png(draw_words(result))
+            return result, plots.png(draw_words(result)), write_code(setting, by_layer)
 
         self._answer = answer
         layer, top = len(self.scale) // 3, len(self.scale) - 1
@@ -247,18 +264,18 @@ class Explorer:
         setting = self.setting
         self.busy.value = BUSY
         try:
-            self.result, self.chart.value = self._answer(setting)
+            self.result, self.chart.value, code = self._answer(setting)
+            self.chart.layout.visibility = "visible"
             limit = None if self.limits is None else float(self.limits[setting.layer])
             self.sentence.value = _message(write_sentence(self.result, limit), "status")
             self.texts.value = write_texts(self.result)
-            self.code.value = (
-                f"<pre style='white-space:pre-wrap'>{escape(write_code(setting))}</pre>"
-            )
+            self.code.value = f"<pre style='white-space:pre-wrap'>{escape(code)}</pre>"
         except Exception as error:
             kind = "" if isinstance(error, SteeringError) else f"{type(error).__name__}: "
             self.result = None
             self.sentence.value = _message(f"{kind}{error}", "alert")
             self.texts.value = self.code.value = ""
+            self.chart.layout.visibility = "hidden"  # it keeps its place
             raise
         finally:
             self.busy.value = ""
@@ -278,19 +295,19 @@ class Explorer:
         if moved is self.layer_slider:
             self.layer.value = self.layer_slider.value
         if moved is self.force_slider:
-            self.force.value = round(self.force_slider.value * self.scale[self.layer.value], 1)
+            self.force.value = _rounded(self.force_slider.value * self.scale[self.layer.value])
             return
         # The force stays when the layer changes; the norm, and with it the marks, do not.
         norm = self.scale[self.layer.value]
         self.layer_slider.value = self.layer.value
-        self.force.min, self.force.max = SHARES[0] * norm, SHARES[-1] * norm
-        self.force.step = max(round(norm / 100), 0.1)
+        self.force.min, self.force.max = (_rounded(SHARES[i] * norm) for i in (0, -1))
+        self.force.step = float(f"{norm / 100:.1g}")
         self.force_slider.options = self._marks(self.layer.value)
         self.force_slider.value = min(SHARES, key=lambda x: abs(x - self.force.value / norm))
 
     def _marks(self, layer):
         norm = self.scale[layer]
-        return [(f"{share * norm:+.0f} ({share:+.2f} norms)", share) for share in SHARES]
+        return [(f"{_rounded(share * norm):+g} ({share:+.2f} norms)", share) for share in SHARES]
 
     def _set(self, controls, values):
         """Move several controls as one change."""
@@ -309,8 +326,12 @@ class Explorer:
             self.update()
         elif not self._scheduled:
             self._scheduled = True
+            self.busy.value = BUSY
+            # JupyterLab's messages come in a thread beside that of the cells. Computed there, a
+            # setting would steer what a cell runs on the same model, and be steered by it.
+            loop = kernel.io_loop
             # Whatever was moved during a computation is read before this fires.
-            asyncio.get_running_loop().call_later(0.02, self._answer_browser)
+            loop.add_callback(loop.call_later, 0.02, self._answer_browser)
 
     def _answer_browser(self):
         self._scheduled = False
@@ -370,6 +391,11 @@ def _control(kind, name, **values):
     layout = widgets.Layout(width="440px" if wide else "190px", max_width="100%")
     style = {"description_width": "100px"}
     return kind(description=name, continuous_update=False, style=style, layout=layout, **values)
+
+
+def _rounded(force):
+    """To three figures: enough to tell forces apart at any scale of the residual stream."""
+    return float(f"{force:.3g}")
 
 
 def _message(text, role):

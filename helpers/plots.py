@@ -43,14 +43,6 @@ def show(figure, alt):
     plt.close(figure)
 
 
-def show_table(rows):
-    """Display a table whose first row is its head: as HTML, and as text where that is shown."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in rows]
-    text = "\n".join(line.rstrip() for line in lines)
-    display({"text/html": html_table(rows), "text/plain": text}, raw=True)
-
-
 def html_table(rows):
     """HTML of a table whose first row is its head; every entry is escaped."""
     html = ""
