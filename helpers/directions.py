@@ -94,8 +94,7 @@ class SteeringVector:
     def load(cls, path, model):
         """Read a file written by ``save`` for use on this model.
 
-        Raises SteeringError if the file is missing or unreadable, or was made on another model:
-        one of another width or name. The message gives both.
+        Raises SteeringError if it is unreadable, or made on a model of another width or name.
         """
         try:
             with safe_open(path, framework="pt") as file:

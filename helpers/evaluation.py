@@ -31,23 +31,18 @@ NEGATIVE_SENTENCES = _TEXTS["negative_sentences"]
 def word_ids(tokenizer, words):
     """The token of each word as it stands inside a sentence, with a space before it.
 
-    Raises SteeringError if words are not one token in this vocabulary: names them, with their
-    pieces.
+    Raises SteeringError, with the pieces, for words that are not one token in this vocabulary.
     """
     ids, broken = [], []
     for word in words:
         # Byte-level vocabularies need the space, SentencePiece ones add it themselves.
-        forms = [
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (" " + word, word)
-        ]
+        forms = [tokenizer.encode(text, add_special_tokens=False) for text in (f" {word}", word)]
         whole = [form[0] for form in forms if len(form) == 1]
         ids += whole[:1]
         if not whole:
             broken.append(f"{word} = {' + '.join(tokenizer.convert_ids_to_tokens(forms[0]))}")
     if broken:
-        raise SteeringError(
-            f"Not one token in this vocabulary: {'; '.join(broken)}. Leave them out."
-        )
+        raise SteeringError(f"Not one token in this vocabulary: {'; '.join(broken)}. Drop them.")
     return ids
 
 

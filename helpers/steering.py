@@ -248,8 +248,8 @@ def generate(
 class _SharedNoise(LogitsProcessor):
     """Turns greedy choice into sampling, with the same luck for base and steered text.
 
-    The largest of logit/temperature + Gumbel noise is a sample from the softmax (the Gumbel-max
-    trick). The noise of a row comes from its seed and prompt: the second half repeats the first.
+    The largest of logit/temperature + Gumbel noise is a sample from the softmax (Gumbel-max
+    trick). A row's noise comes from its seed and prompt: the second half repeats the first.
     """
 
     def __init__(self, seeds_and_prompts, temperature, top_k):
