@@ -1,0 +1,298 @@
+"""Measure a model the way ``MODEL_CARD.md`` reports it; prints Markdown.
+
+    python -m helpers.pocket.measure                         # the bundled model
+    python -m helpers.pocket.measure --corpus my_texts       # also on texts it never saw
+
+Everything but the timings is fixed by the model: prompts, seeds and the choice of layer and
+force, which is made on DEV_PROMPTS and reported on TEST_PROMPTS.
+"""
+
+import argparse
+import random
+import re
+import time
+
+import torch
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold
+
+from helpers.activations import residual_stream, typical_norm
+from helpers.directions import find_vectors, probe
+from helpers.evaluation import (
+    DEV_PROMPTS,
+    NEGATIVE_SENTENCES,
+    POSITIVE_SENTENCES,
+    TEST_PROMPTS,
+    log_odds,
+    mean_with_interval,
+    perplexity,
+)
+from helpers.models import encode, load_model
+from helpers.pairs import SENTIMENT_PAIRS
+from helpers.pocket.corpus import is_held_out, is_suitable, read_corpus
+from helpers.pocket.train import bits_per_character
+from helpers.steering import generate
+
+TARGET = 2.0  # nats of log-odds: the shift whose price is reported
+GRID = [0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0]
+CURVE = [0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0]
+SNIPPETS = 400  # of each label at most
+SAMPLE_PROMPTS = [
+    "The hotel room was",
+    "The weather is",
+    "My day was",
+    "He is a very",
+    "I think this movie is",
+    "The food at this restaurant is",
+    "Our flight to London was",
+    "This dress is",
+    "The new phone",
+    "Once upon a time there was",
+]
+
+
+def table(head, rows):
+    """Print a Markdown table."""
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |")
+    print()
+
+
+def held_out_records(folder):
+    """{source: records} of the texts in a corpus that no training on it sees."""
+    found = {}
+    for source, record in read_corpus(folder):
+        if is_held_out(record["text"]) and is_suitable(record["text"]):
+            found.setdefault(source, []).append(record)
+    return found
+
+
+def report_bits(model, tokenizer, records):
+    print("### Bits per character on held-out text\n")
+    rows = []
+    for source, members in records.items():
+        texts = [record["text"] for record in members]
+        random.Random(0).shuffle(texts)
+        bits = bits_per_character(model, tokenizer, texts)
+        rows.append([source, len(texts), f"{bits:.2f}"])
+    table(["source", "held-out texts", "bits per character"], rows)
+
+
+def labelled_sentences(records):
+    """Sentences of held-out reviews: {name of the set: {label: [sentence]}}.
+
+    A review of one sentence is one; of a longer one, the last sentence, often its verdict, is.
+    """
+    sets = {
+        "reviews of one sentence": {"pos": [], "neg": []},
+        "last sentences of longer reviews": {"pos": [], "neg": []},
+    }
+    short, long = sets.values()
+    for record in (record for members in records.values() for record in members):
+        if record.get("label") in ("pos", "neg"):
+            sentences = re.split(r"(?<=[.!?])\s+|\n+", record["text"].strip())
+            if 20 <= len(sentences[-1]) <= 200:
+                (short if len(sentences) == 1 else long)[record["label"]].append(sentences[-1])
+    for by_label in sets.values():
+        n = min(SNIPPETS, *map(len, by_label.values()))
+        for label, sentences in by_label.items():
+            random.Random(0).shuffle(sentences)
+            by_label[label] = sentences[:n]
+    return {name: s for name, s in sets.items() if len(s["pos"]) >= 20}
+
+
+def area(positive, negative, direction):
+    """Area under the ROC curve of the projections on a direction: 0.5 is chance, 1 is perfect."""
+    scores = torch.cat([positive, negative]) @ direction
+    return roc_auc_score([1] * len(positive) + [0] * len(negative), scores.numpy())
+
+
+def probe_area(positive, negative, folds=5):
+    """The same for a logistic probe, each fold read by a probe fitted on the others."""
+    both = torch.cat([positive, negative])
+    labels = torch.tensor([1] * len(positive) + [0] * len(negative))
+    areas = []
+    splits = StratifiedKFold(folds, shuffle=True, random_state=0)
+    for fit, test in splits.split(both, labels):
+        x, y = both[fit], labels[fit]
+        direction = probe(x[y == 1], x[y == 0])
+        x, y = both[test], labels[test]
+        areas.append(area(x[y == 1], x[y == 0], direction))
+    return sum(areas) / folds
+
+
+def report_reading(model, tokenizer, vectors, records):
+    sets = {"sentences of `helpers.evaluation`": (POSITIVE_SENTENCES, NEGATIVE_SENTENCES)}
+    for name, by_label in labelled_sentences(records).items():
+        sets[name] = (by_label["pos"], by_label["neg"])
+    print("### Reading: area under the ROC curve by layer\n")
+    print("Sentences scored by the mean of their residual stream (first token left out): its")
+    print("projection on the mean difference of the eight pairs, and a logistic probe")
+    print("(five-fold cross-validation).\n")
+    columns, head = [], ["layer"]
+    for name, (positive, negative) in sets.items():
+        cache = residual_stream(model, tokenizer, [*positive, *negative], position="mean")
+        good, bad = cache[:, : len(positive)], cache[:, len(positive) :]
+        directions = [vector.direction for vector in vectors]
+        columns.append([area(*args) for args in zip(good, bad, directions, strict=True)])
+        columns.append([probe_area(*args) for args in zip(good, bad, strict=True)])
+        head += [f"{name} ({len(positive)} + {len(negative)}): direction", "probe"]
+    by_layer = enumerate(zip(*columns, strict=True))
+    rows = [[layer, *(f"{x:.2f}" for x in row)] for layer, row in by_layer]
+    rows.append(["best", *(f"**{max(column):.2f}**" for column in columns)])
+    table(head, rows)
+
+
+def shifts(model, tokenizer, prompts, vector, forces):
+    """Change of the log-odds towards the side pushed to: [force, sign (+, -), prompt]."""
+    rows = torch.tensor([sign * force for force in forces for sign in (1, -1)])
+    after = log_odds(
+        model,
+        tokenizer,
+        prompts * len(rows),
+        vector,
+        rows.repeat_interleave(len(prompts)),
+    )
+    change = after.view(len(forces), 2, -1) - log_odds(model, tokenizer, prompts)
+    return change * torch.tensor([1.0, -1.0])[:, None]
+
+
+def log_prices(model, tokenizer, prompts, vector, force, n_seeds=3):
+    """Log of the perplexity ratio, steered to unsteered text: [sign (+, -), prompt], over seeds."""
+    rows = prompts * n_seeds
+    seeds = [seed for seed in range(n_seeds) for _ in prompts]
+    result = []
+    for sign in (1, -1):
+        texts = generate(model, tokenizer, rows, vector, sign * force, seed=seeds)
+        steered = perplexity(model, tokenizer, rows, [text.steered for text in texts])
+        base = perplexity(model, tokenizer, rows, [text.base for text in texts])
+        result.append((steered / base).log().view(n_seeds, -1).nanmean(0))
+    return torch.stack(result)
+
+
+def force_for_target(sizes):
+    """The share of the norm at which the mean shift first reaches TARGET, or None."""
+    before, low = 0.0, 0.0
+    for share, size in zip(GRID, sizes, strict=True):
+        if size >= TARGET:
+            return low + (share - low) * (TARGET - before) / (size - before)
+        low, before = share, size
+    return None
+
+
+def choose(model, tokenizer, vectors, norms):
+    """Layer and force, on DEV_PROMPTS: the layer where a shift of TARGET costs least."""
+    print("### Choice of layer and force, on the development prompts\n")
+    rows, best = [], None
+    for layer, (vector, norm) in enumerate(zip(vectors, norms.tolist(), strict=True)):
+        change = shifts(model, tokenizer, DEV_PROMPTS, vector, [s * norm for s in GRID])
+        share = force_for_target(change.mean((1, 2)).tolist())
+        if share is None:
+            rows.append([layer, f"{norm:.1f}", "never reached", ""])
+            continue
+        price = log_prices(model, tokenizer, DEV_PROMPTS, vector, share * norm)
+        price = price[~price.isnan()].mean().exp().item()
+        rows.append([layer, f"{norm:.1f}", f"{share:.2f}", f"{price:.2f}"])
+        if best is None or price < best[0]:
+            best = (price, layer, share)
+    table(["layer", "typical norm", f"share of it that shifts by {TARGET:g}", "price"], rows)
+    print("Price: perplexity of the steered over that of the unsteered text.\n")
+    return best and best[1:]
+
+
+def report_steering(model, tokenizer, vector, norm, share):
+    force = share * norm
+    change = shifts(model, tokenizer, TEST_PROMPTS, vector, [force])[0]
+    controls = [vector.random_like(seed) for seed in range(20)]
+    random_sizes = torch.stack(
+        [shifts(model, tokenizer, TEST_PROMPTS, v, [force])[0].mean(1).abs() for v in controls]
+    )
+    price = log_prices(model, tokenizer, TEST_PROMPTS, vector, force)
+    print(f"### Steering {len(TEST_PROMPTS)} held-out prompts\n")
+    print(f"Layer {vector.layer}, force {force:.2f} = {share:.2f} typical norms.\n")
+    columns = []
+    for side in (slice(0, 2), slice(0, 1), slice(1, 2)):
+        size = change[side].mean(0)
+        mean, low, high = mean_with_interval(size)
+        cost = price[side].nanmean(0)
+        cost = mean_with_interval(cost[~cost.isnan()])
+        columns.append(
+            [
+                f"{mean:.2f} [{low:.2f}, {high:.2f}]",
+                f"{(change[side] <= 0).float().mean():.1%}",
+                f"{mean / random_sizes[:, side].mean():.1f}",
+                "{:.2f} [{:.2f}, {:.2f}]".format(*torch.tensor(cost).exp().tolist()),
+            ]
+        )
+    names = [
+        "shift of the log-odds, 95 % interval",
+        "prompts that move the wrong way",
+        "ratio to the mean of 20 random directions",
+        "perplexity ratio, 95 % interval",
+    ]
+    table(["", "both signs", "positive", "negative"], list(zip(names, *columns, strict=True)))
+    print("Over force, at the same layer:\n")
+    rows = []
+    for step in CURVE:
+        up, down = shifts(model, tokenizer, TEST_PROMPTS, vector, [step * norm])[0].mean(1)
+        cost = log_prices(model, tokenizer, TEST_PROMPTS, vector, step * norm, n_seeds=1)
+        costs = cost.nanmean(1).exp().tolist()
+        rows.append([f"{step:g}", f"{up:+.2f}", f"{-down:+.2f}", *(f"{c:.2f}" for c in costs)])
+    head = ["typical norms", "shift, positive", "shift, negative"]
+    table([*head, "perplexity ratio, positive", "perplexity ratio, negative"], rows)
+
+
+def report_samples(model, tokenizer, vector, force):
+    print("### Samples, as they came (temperature 0.8, top 40, seed 0, 24 tokens)\n")
+    up = generate(model, tokenizer, SAMPLE_PROMPTS, vector, force)
+    down = generate(model, tokenizer, SAMPLE_PROMPTS, vector, -force)
+    rows = [
+        [" ".join(f"**{a.prompt}**{text}".split()) for text in (a.base, a.steered, b.steered)]
+        for a, b in zip(up, down, strict=True)
+    ]
+    table(["unsteered", f"force +{force:.1f}", f"force −{force:.1f}"], rows)
+
+
+def report_speed(name):
+    began = time.perf_counter()
+    model, tokenizer = load_model(name)
+    loading = time.perf_counter() - began
+    rows = [["load_model", f"{loading:.1f} s"]]
+    for n in (1, 8):
+        batch = encode(model, tokenizer, ["The hotel room was"] * n)
+        seconds = []
+        for _ in range(3):
+            began = time.perf_counter()
+            ids = model.generate(**batch, max_new_tokens=60, min_new_tokens=60, do_sample=False)
+            seconds.append(time.perf_counter() - began)
+        speed = n * (ids.shape[1] - batch["input_ids"].shape[1]) / min(seconds)
+        rows.append([f"generating, {n} at a time", f"{speed:,.0f} tokens/s"])
+    print(f"### Speed, on {model.device.type}, {torch.get_num_threads()} threads\n")
+    table(["", ""], rows)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", help="as in load_model; default: the bundled one")
+    parser.add_argument("--corpus", help="folder of JSON-lines files the model was trained on")
+    args = parser.parse_args(argv)
+    report_speed(args.model)
+    model, tokenizer = load_model(args.model)
+    records = held_out_records(args.corpus) if args.corpus else {}
+    if records:
+        report_bits(model, tokenizer, records)
+    vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
+    report_reading(model, tokenizer, vectors, records)
+    norms = typical_norm(model, tokenizer)
+    choice = choose(model, tokenizer, vectors, norms)
+    if choice is None:
+        print(f"No layer shifts the log-odds by {TARGET:g} within {GRID[-1]:g} typical norms.")
+        return
+    layer, share = choice
+    norm = norms[layer].item()
+    report_steering(model, tokenizer, vectors[layer], norm, share)
+    report_samples(model, tokenizer, vectors[layer], share * norm)
+
+
+if __name__ == "__main__":
+    main()
