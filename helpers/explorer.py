@@ -232,8 +232,9 @@ class Explorer:
         self.reset = widgets.Button(description="Reset", tooltip="All as at the start")
         self.reset.on_click(lambda button: self._set(self._fields, start))
 
-        self.busy, self.code = widgets.HTML(), widgets.HTML()
-        self.sentence = widgets.HTML(layout=widgets.Layout(min_height="3.4em"))
+        self.busy = widgets.HTML()
+        self.code = widgets.HTML(layout=widgets.Layout(height="6em", overflow="auto"))
+        self.sentence = widgets.HTML(layout=widgets.Layout(height="4.4em", overflow="auto"))
         self.texts = widgets.HTML(layout=widgets.Layout(min_height="11em"))
         self.chart = widgets.Image(width=630, height=288)
         self.chart.layout = widgets.Layout(max_width="100%", object_fit="contain")
@@ -390,7 +391,9 @@ def _control(kind, name, **values):
     wide = kind in (widgets.IntSlider, widgets.SelectionSlider, widgets.Combobox, widgets.Dropdown)
     layout = widgets.Layout(width="440px" if wide else "190px", max_width="100%")
     style = {"description_width": "100px"}
-    return kind(description=name, continuous_update=False, style=style, layout=layout, **values)
+    if kind is not widgets.Dropdown:
+        values["continuous_update"] = False
+    return kind(description=name, style=style, layout=layout, **values)
 
 
 def _rounded(force):
@@ -400,7 +403,7 @@ def _rounded(force):
 
 def _message(text, role):
     tag = "b" if role == "alert" else "div"
-    return f"<{tag} role='{role}'>{escape(text)}</{tag}>"
+    return f"<{tag} role='{role}' style='line-height:1.4'>{escape(text)}</{tag}>"
 
 
 def _show(widget, text):
