@@ -210,7 +210,11 @@ class Explorer:
             by_layer = not isinstance(vector, SteeringVector)
             vector = vector[setting.layer] if by_layer else vector
             result = compute(model, tokenizer, vector, setting, self.scale[setting.layer])
-            return result, plots.png(draw_words(result)), write_code(setting, by_layer)
+            return (
+                result,
+                plots.png(draw_words(result), pil_kwargs={"compress_level": 1}),
+                write_code(setting, by_layer),
+            )
 
         self._answer = answer
         layer, top = len(self.scale) // 3, len(self.scale) - 1

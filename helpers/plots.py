@@ -29,10 +29,10 @@ STYLE = {
 plt.rcParams.update(STYLE)
 
 
-def png(figure) -> bytes:
-    """The figure as a PNG file."""
+def png(figure, **options) -> bytes:
+    """The figure as a PNG file; options are those of ``savefig``."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", **options)
     return buffer.getvalue()
 
 
