@@ -192,6 +192,10 @@ BUSY = (
 )
 
 
+# A larger picture, made sooner.
+QUICK = {"pil_kwargs": {"compress_level": 1}}
+
+
 class Explorer:
     """The panel. Its controls are ipywidgets, so that ``panel.force.value = 40`` moves it.
 
@@ -212,7 +216,7 @@ class Explorer:
             result = compute(model, tokenizer, vector, setting, self.scale[setting.layer])
             return (
                 result,
-                plots.png(draw_words(result), pil_kwargs={"compress_level": 1}),
+                plots.png(draw_words(result), **QUICK),
                 write_code(setting, by_layer),
             )
 

@@ -317,7 +317,7 @@ def assert_shows(panel, setting):
     assert panel.result == expected
     assert write_sentence(expected, 0.5) in Page(panel.sentence.value).text
     assert panel.texts.value == write_texts(expected)
-    assert panel.chart.value == plots.png(draw_words(expected))
+    assert panel.chart.value == plots.png(draw_words(expected), **explorer.QUICK)
     assert panel.chart.layout.visibility != "hidden"
     assert Page(panel.code.value).text == write_code(setting, setting.vector != "one")
     assert panel.busy.value == ""
