@@ -14,6 +14,7 @@ import torch
 from scipy.stats import bootstrap
 from torch import Tensor
 from tqdm.auto import tqdm
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from .models import SteeringError, check_prompts, context_length, encode, last_token, model_name
 from .steering import as_list, force_matrix, steer
@@ -46,6 +47,30 @@ def word_ids(tokenizer, words):
     return ids
 
 
+def next_token_logits(model, batch):
+    """Logits [row, vocabulary] behind the last real token of each row of a right-padded batch.
+
+    Only those tokens meet the unembedding, the widest matrix of a small model.
+    """
+    last = last_token(batch["attention_mask"])
+
+    def pick(head, args):
+        rows = torch.arange(len(last), device=args[0].device)
+        return (args[0][rows, last.to(args[0].device)][:, None],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        return model(**batch, use_cache=False).logits[:, 0]
+    finally:
+        handle.remove()
+
+
+def odds(logits, sides):
+    """Log of P(side 0) over P(side 1), each a list of tokens: [row, vocabulary] to [row]."""
+    above, below = (logits[:, side].float().logsumexp(1) for side in sides)
+    return (above - below).cpu()
+
+
 @torch.no_grad()
 def log_odds(
     model,
@@ -73,18 +98,13 @@ def log_odds(
     for start in tqdm(starts, "log-odds", leave=False, disable=len(starts) < 20):
         rows = slice(start, start + batch_size)
         batch = encode(model, tokenizer, prompts[rows])
-        ends, column = last_token(batch["attention_mask"]).cpu().unique(return_inverse=True)
         with steer(model, vectors, forces[:, rows], layer) if vectors else nullcontext():
-            # Only the tokens at which some prompt ends meet the unembedding.
-            logits = model(**batch, use_cache=False, logits_to_keep=ends).logits
-        logits = logits[torch.arange(len(column)), column].float()
-        good, bad = (logits[:, side].logsumexp(1) for side in sides)
-        scores.append((good - bad).cpu())
+            scores.append(odds(next_token_logits(model, batch), sides))
     return torch.cat(scores)
 
 
 @torch.no_grad()
-def perplexity(model, tokenizer, prompts, continuations, batch_size=64) -> Tensor:
+def perplexity(model, tokenizer, prompts, continuations, batch_size=32) -> Tensor:
     """How surprising each continuation of its prompt is to the unsteered model.
 
     exp of the mean negative log-likelihood of the continuation's tokens; call it outside of
@@ -111,8 +131,8 @@ def perplexity(model, tokenizer, prompts, continuations, batch_size=64) -> Tenso
         ids, mask = batch["input_ids"], batch["attention_mask"]
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(
-            logits.float().transpose(1, 2), ids[:, 1:], reduction="none"
-        )
+            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+        ).view(len(ids), -1)
         begins = torch.tensor([len(heads[i]) for i in rows], device=device)[:, None]
         columns = torch.arange(1, ids.shape[1], device=device)
         scored = (columns >= begins) & mask[:, 1:].bool()
@@ -120,17 +140,71 @@ def perplexity(model, tokenizer, prompts, continuations, batch_size=64) -> Tenso
     return result
 
 
+def log_price(model, tokenizer, texts) -> Tensor:
+    """What steering cost each of the ``SteeredTexts``: log of its perplexity ratio, [text].
+
+    Steered over unsteered text, both read by the unsteered model: 0 as fluent as before, 0.69
+    twice as surprising; NaN where either text is empty. Raises SteeringError as ``perplexity``.
+    """
+    prompts = [text.prompt for text in texts]
+    steered = perplexity(model, tokenizer, prompts, [text.steered for text in texts])
+    bases = dict.fromkeys((text.prompt, text.base) for text in texts)  # many texts share theirs
+    values = perplexity(model, tokenizer, *zip(*bases, strict=True))
+    base = dict(zip(bases, values, strict=True))
+    return (steered / torch.stack([base[text.prompt, text.base] for text in texts])).log()
+
+
 def repetition(texts, n=2) -> Tensor:
     """Share [text] of the word n-grams that stood before in the same text: 0 none, near 1 a loop.
 
-    1 minus distinct-n (Li et al. 2016, arXiv 1510.03055), text by text; NaN if it has no n-gram.
+    NaN for a text without an n-gram.
     """
-    shares = []
+    return 1 - torch.tensor([distinct([text], n) for text in texts])
+
+
+def distinct(texts, n=2) -> float:
+    """distinct-n: different word n-grams over all of them, in the texts together.
+
+    Low where texts repeat themselves or each other (Li et al. 2016, arXiv 1510.03055); compare
+    only collections of equal size. NaN without an n-gram.
+    """
+    grams = []
     for text in texts:
         words = text.lower().split()
-        grams = list(zip(*(words[i:] for i in range(n)), strict=False))
-        shares.append(1 - len(set(grams)) / len(grams) if grams else torch.nan)
-    return torch.tensor(shares)
+        grams += zip(*(words[i:] for i in range(n)), strict=False)
+    return len(set(grams)) / len(grams) if grams else float("nan")
+
+
+def judge(texts, name="vader") -> Tensor:
+    """Sentiment of whole texts, by a judge that never saw the model: [text], from -1 to 1.
+
+    ``"vader"`` (the default) is a lexicon with rules, made for short reviews and posts (Hutto &
+    Gilbert 2014): it needs no network, and knows words, not meaning. Any other name is a text
+    classifier on the Hugging Face hub or in a local folder, safetensors only, whose labels are
+    named positive and negative: P(positive) - P(negative).
+
+    Raises SteeringError if there is no such judge, or its labels say nothing about sentiment.
+    """
+    texts = list(texts)
+    if name == "vader":
+        analyse = SentimentIntensityAnalyzer().polarity_scores
+        return torch.tensor([analyse(text)["compound"] for text in texts])
+    from transformers import pipeline  # takes a second that only this judge should cost
+
+    try:
+        classify = pipeline(
+            "text-classification", name, top_k=None, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise SteeringError(
+            f"No judge could be loaded as {name!r}: looked for a local folder of that name and on "
+            f"the Hugging Face hub. 'vader' needs no network. (Cause: {error})"
+        ) from error
+    labels = {label.lower() for label in classify.model.config.id2label.values()}
+    if not {"positive", "negative"} <= labels:
+        raise SteeringError(f"{name!r} cannot judge sentiment: its labels are {sorted(labels)}.")
+    found = [{x["label"].lower(): x["score"] for x in scores} for scores in classify(texts)]
+    return torch.tensor([scores["positive"] - scores["negative"] for scores in found])
 
 
 class Estimate(NamedTuple):
@@ -158,3 +232,24 @@ def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:
     result = bootstrap((values,), np.mean, confidence_level=confidence, **options)
     low, high = result.confidence_interval
     return Estimate(float(values.mean()), float(low), float(high))
+
+
+def auc_with_interval(positive, negative, confidence=0.95, seed=0) -> Estimate:
+    """Area under the ROC curve: chance that a positive text scores above a negative one.
+
+    Ties count half; 0.5 is guessing, below it the direction points the wrong way. The interval
+    draws texts of either class anew (percentile bootstrap, 2,000 resamples). Inputs are scores
+    [text] of each class. Raises SteeringError for a class of fewer than two texts.
+    """
+    sides = [np.asarray(side, dtype=float) for side in (positive, negative)]
+    if min(side.size for side in sides) < 2:
+        raise SteeringError("An interval needs two texts of each class or more.")
+
+    def auc(above, below, axis=-1):
+        difference = np.sign(above[..., :, None] - below[..., None, :])
+        return 0.5 + difference.mean((-2, -1)) / 2
+
+    options = {"n_resamples": 2_000, "method": "percentile", "rng": np.random.default_rng(seed)}
+    result = bootstrap(sides, auc, confidence_level=confidence, vectorized=True, **options)
+    low, high = result.confidence_interval
+    return Estimate(float(auc(*sides)), float(low), float(high))

@@ -98,6 +98,28 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
         yield
 
 
+@contextmanager
+def ablate(model, vector, layers=None):
+    """Take a direction out of the stream behind blocks: h' = h − (h·v)v, inside a ``with`` block.
+
+    Behind every block, or those in ``layers``; on every token. If a behaviour stays, the model
+    did not need this direction for it (directional ablation, Arditi et al. 2024, arXiv
+    2406.11717). Raises SteeringError for a layer out of range or a vector of the wrong width.
+    """
+    layers = range(len(blocks(model))) if layers is None else layers
+
+    def hook(module, args, output):
+        hidden = hidden_state(output)
+        v = vector.direction.to(hidden)
+        return with_hidden_state(output, hidden - (hidden @ v)[..., None] * v)
+
+    with ExitStack() as stack:
+        for at in {layer_of(model, vector, layer) for layer in layers}:
+            handle = blocks(model)[at].register_forward_hook(hook, prepend=True)
+            stack.callback(handle.remove)
+        yield
+
+
 def steered_tokens(n_new, attention_mask, past, positions, prompt_lengths=None):
     """Which of the ``n_new`` tokens now passing through the blocks are to be steered.
 
@@ -125,14 +147,22 @@ def _delta_by_layer(model, vector, force, layer):
     vectors = as_list(vector)
     deltas = {}
     for v, row_forces in zip(vectors, force_matrix(force, len(vectors)), strict=True):
-        if len(v.direction) != d_model(model):
-            raise SteeringError(
-                f"The vector has {len(v.direction)} entries (made on {v.model_name}), "
-                f"the residual stream here {d_model(model)}."
-            )
-        at = resolve_layer(model, v.layer if layer is None else layer)
+        at = layer_of(model, v, layer)
         deltas[at] = deltas.get(at, 0) + row_forces[:, None] * v.direction
     return deltas
+
+
+def layer_of(model, vector, layer=None):
+    """Where a vector is added: at its own layer, unless another is given.
+
+    Raises SteeringError if the layer does not exist, or the vector has another width.
+    """
+    if len(vector.direction) != d_model(model):
+        raise SteeringError(
+            f"The vector has {len(vector.direction)} entries (made on {vector.model_name}), "
+            f"the residual stream here {d_model(model)}."
+        )
+    return resolve_layer(model, vector.layer if layer is None else layer)
 
 
 def as_list(vector):
@@ -226,30 +256,37 @@ def generate(
     seeds = [int(seed)] * n if isinstance(seed, Integral) else [int(s) for s in seed]
     if len(seeds) != n:
         raise SteeringError(f"{len(seeds)} seeds were given for {n} prompts.")
-    both = torch.cat([torch.zeros_like(forces), forces], 1)
-    lengths = batch["attention_mask"].sum(1).repeat(2)
-    noise = _SharedNoise(list(zip(seeds, prompts, strict=True)), temperature, top_k)
+    keys = list(zip(seeds, prompts, strict=True))
+    first = {key: row for row, key in reversed(list(enumerate(keys)))}
+    bases = list(first.values())  # rows of one prompt and seed share their unsteered text
+    rows = torch.tensor([*bases, *range(n)])
+    both = torch.cat([torch.zeros(len(forces), len(bases)), forces], 1)
+    lengths = batch["attention_mask"].sum(1)[rows]
+    noise = _SharedNoise([keys[row] for row in rows], temperature, top_k)
     with ExitStack() as stack:
         stack.enter_context(steer(model, vector, both, layer, positions, lengths))
         # A row that ended early is filled with padding; the model would warn of it.
         stack.callback(logging.set_verbosity, logging.get_verbosity())
         logging.set_verbosity_error()
         output = model.generate(
-            **{name: tensor.repeat(2, 1) for name, tensor in batch.items()},
+            **{name: tensor[rows] for name, tensor in batch.items()},
             max_new_tokens=max_new_tokens,
             logits_processor=LogitsProcessorList([noise]),
             do_sample=False,  # the noise makes the choice random
             pad_token_id=tokenizer.pad_token_id,
         )
     new = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    return SteeredTexts(map(SteeredText, prompts, new[:n], new[n:]))
+    base = dict(zip(first, new, strict=False))
+    return SteeredTexts(
+        SteeredText(key[1], base[key], text) for key, text in zip(keys, new[-n:], strict=True)
+    )
 
 
 class _SharedNoise(LogitsProcessor):
     """Turns greedy choice into sampling, with the same luck for base and steered text.
 
     The largest of logit/temperature + Gumbel noise is a sample from the softmax (Gumbel-max
-    trick). A row's noise comes from its seed and prompt: the second half repeats the first.
+    trick). A row's noise comes from its seed and prompt, so rows that share both share it.
     """
 
     def __init__(self, seeds_and_prompts, temperature, top_k):
@@ -257,7 +294,7 @@ class _SharedNoise(LogitsProcessor):
         numbers = [zlib.crc32(repr(pair).encode()) for pair in seeds_and_prompts]
         self.generators = {number: torch.Generator().manual_seed(number) for number in numbers}
         places = {number: row for row, number in enumerate(self.generators)}
-        self.rows = torch.tensor([places[number] for number in numbers * 2])
+        self.rows = torch.tensor([places[number] for number in numbers])
 
     def __call__(self, input_ids, scores):
         if self.temperature == 0:

@@ -1,0 +1,202 @@
+"""Run many steering experiments as few batches: vectors × forces × prompts (notebook 06)."""
+
+import warnings
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .directions import SteeringVector
+from .evaluation import NEGATIVE_WORDS, POSITIVE_WORDS, next_token_logits, odds, word_ids
+from .models import SteeringError, blocks, check_prompts, encode, hidden_state, with_hidden_state
+from .steering import SteeredTexts, as_list, force_matrix, generate, layer_of
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What every experiment of a sweep did to the log-odds, with the labels of its axes."""
+
+    effect: Tensor  # [vector, force, prompt]: log-odds with the push minus without, in nats
+    base: Tensor  # [prompt]: log-odds without
+    vectors: list[SteeringVector]
+    forces: Tensor  # [vector, force]
+    prompts: list[str]
+
+    @property
+    def slopes(self) -> Tensor:
+        """Steerability [vector, prompt]: nats for each unit of force (Tan et al. 2024).
+
+        Least squares through the origin, where the effect is 0 by definition (arXiv
+        2407.12404). One number stands for a whole curve: give forces at which it is straight.
+        """
+        forces = self.forces[..., None]
+        return (forces * self.effect).sum(1) / forces.square().sum(1)
+
+    @property
+    def wrong_way(self) -> Tensor:
+        """Share [vector, force] of the prompts that did not follow the sign of the force."""
+        return (self.effect * self.forces.sign()[..., None] <= 0).float().mean(-1)
+
+    def __repr__(self):
+        return "Sweep({} vectors × {} forces × {} prompts)".format(*self.effect.shape)
+
+
+@torch.no_grad()
+def sweep(
+    model,
+    tokenizer,
+    prompts,
+    vectors,
+    forces,
+    positive=POSITIVE_WORDS,
+    negative=NEGATIVE_WORDS,
+    batch_tokens=2048,
+):
+    """The log-odds of the next word for every vector × force × prompt, as in ``log_odds``.
+
+    Many experiments share a batch, and each starts behind the block at whose output it pushes,
+    from a copy of the unsteered stream.
+
+    Parameters
+    ----------
+    prompts : list of str
+    vectors : SteeringVector or list of SteeringVector
+        Each pushes at its own layer; several may have the same.
+    forces : Tensor [force] or [vector, force]
+        The same for all vectors, or each vector's own: ``shares * scale[:, None]``.
+    positive, negative : list of str
+        Words of one token each.
+    batch_tokens : int
+        Tokens in one forward pass. A batch too large for the memory is halved, with a warning.
+
+    Returns a ``Sweep``. Call it outside of ``steer``. Raises SteeringError as ``steer``,
+    ``encode`` and ``word_ids`` do.
+    """
+    prompts, vectors = check_prompts(prompts), as_list(vectors)
+    forces = _force_table(forces, len(vectors))
+    layers = torch.tensor([layer_of(model, vector) for vector in vectors])
+    directions = torch.stack([vector.direction for vector in vectors])
+    sides = [word_ids(tokenizer, words) for words in (positive, negative)]
+    batch = encode(model, tokenizer, prompts)
+    outputs, logits = _unsteered(model, batch)
+    base = odds(logits, sides)
+
+    def pushed_odds(layer, cells):
+        rows, which, step = cells.T
+        end = lengths[rows].max()  # no column of padding that nobody needs
+        hidden = hidden_state(outputs[layer])[rows, :end]
+        push = forces[which, step, None] * directions[which]
+        pushed = hidden + push.to(hidden)[:, None, :]  # h' = h + α·v
+        with _starting_behind(model, layer, with_hidden_state(outputs[layer], pushed)):
+            part = {name: tensor[rows, :end] for name, tensor in batch.items()}
+            return odds(next_token_logits(model, part), sides)
+
+    lengths = batch["attention_mask"].sum(1).cpu()
+    axes = (len(prompts), len(vectors), forces.shape[1])
+    cells = torch.cartesian_prod(lengths.argsort(), *map(torch.arange, axes[1:]))
+    steered = torch.empty(axes)
+    size = max(1, batch_tokens // batch["input_ids"].shape[1])
+    with _bar("sweep", len(cells), size) as bar:
+        for layer in layers.unique().tolist():
+            here = cells[layers[cells[:, 1]] == layer]
+            parts = _in_parts(partial(pushed_odds, layer), here, size, bar)
+            steered[tuple(here.T)] = torch.cat(parts)
+    return Sweep(steered.permute(1, 2, 0) - base, base, vectors, forces, prompts)
+
+
+def sweep_texts(model, tokenizer, prompts, vectors, forces, batch_size=256, **options):
+    """Continue every prompt under every vector and force; the text form of ``sweep``.
+
+    Arguments are those of ``sweep``; ``options`` go to ``generate``. ``batch_size`` counts
+    texts and is halved, with a warning, if they do not fit into the memory.
+
+    Returns ``texts[vector][force]``, each the ``SteeredTexts`` of all prompts. Raises
+    SteeringError as ``generate`` does.
+    """
+    prompts, vectors = check_prompts(prompts), as_list(vectors)
+    forces = _force_table(forces, len(vectors))
+    axes = (len(vectors), forces.shape[1], len(prompts))
+    cells = torch.cartesian_prod(*map(torch.arange, axes))
+
+    def continued(part):
+        which, step, rows = part.T
+        used, place = which.unique(return_inverse=True)
+        own = torch.zeros(len(used), len(part))  # 0 for all vectors but the row's own
+        own[place, torch.arange(len(part))] = forces[which, step]
+        chosen = [vectors[i] for i in used]
+        return generate(model, tokenizer, [prompts[i] for i in rows], chosen, own, **options)
+
+    with _bar("texts", len(cells), batch_size) as bar:
+        texts = sum(_in_parts(continued, cells, batch_size, bar), SteeredTexts())
+    starts = torch.arange(len(cells)).view(axes)[..., 0]
+    return [[SteeredTexts(texts[i : i + axes[2]]) for i in row] for row in starts.tolist()]
+
+
+def _force_table(forces, n_vectors):
+    """[force] or [vector, force] as [vector, force], or a SteeringError."""
+    table = torch.as_tensor(forces, dtype=torch.float32, device="cpu")
+    fits = table.ndim == 1 or (table.ndim == 2 and len(table) == n_vectors)
+    if not fits or not table.numel():
+        raise SteeringError(
+            f"Forces of shape {list(table.shape)} do not fit {n_vectors} vector(s): give [force], "
+            "the same for all, or [vector, force]."
+        )
+    return force_matrix(table.expand(n_vectors, -1), n_vectors)  # raises unless all are finite
+
+
+def _unsteered(model, batch):
+    """One plain forward pass: what every block returned, by layer, and the next-token logits."""
+    outputs = {}
+
+    def keep(layer, module, args, output):
+        outputs[layer] = with_hidden_state(output, hidden_state(output).clone())
+
+    with ExitStack() as stack:
+        for layer, block in enumerate(blocks(model)):
+            stack.callback(block.register_forward_hook(partial(keep, layer)).remove)
+        return outputs, next_token_logits(model, batch)
+
+
+@contextmanager
+def _starting_behind(model, layer, output):
+    """Inside, the blocks up to ``layer`` compute nothing: what they return is ``output``."""
+    skipped = blocks(model)[: layer + 1]
+    own = [block.__dict__.get("forward") for block in skipped]  # Accelerate sets one, say
+    try:
+        for block in skipped:
+            block.forward = lambda *args, **kwargs: output
+        yield
+    finally:
+        for block, forward in zip(skipped, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def _bar(name, total, size):
+    """A progress bar for long work; a short one would only flicker."""
+    return tqdm(total=total, desc=name, leave=False, disable=total < 100 * size)
+
+
+def _in_parts(run, cells, size, bar):
+    """The results of ``run`` on at most ``size`` cells at a time, half as many if memory ends."""
+    results, start = [], 0
+    while start < len(cells):
+        part = cells[start : start + size]
+        try:
+            results.append(run(part))
+        except RuntimeError as error:
+            if len(part) == 1 or not should_reduce_batch_size(error):
+                raise
+            size = len(part) // 2
+        else:
+            start += len(part)
+            bar.update(len(part))
+            continue
+        clear_device_cache(garbage_collection=True)
+        warnings.warn(f"Out of memory: going on with {size} experiments at a time.", stacklevel=3)
+    return results
