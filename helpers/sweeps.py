@@ -38,8 +38,9 @@ class Sweep:
 
     @property
     def wrong_way(self) -> Tensor:
-        """Share [vector, force] of the prompts that did not follow the sign of the force."""
-        return (self.effect * self.forces.sign()[..., None] <= 0).float().mean(-1)
+        """Share [vector, force] of prompts not moved the way of the force; NaN at force 0."""
+        wrong = (self.effect * self.forces.sign()[..., None] <= 0).float().mean(-1)
+        return wrong.where(self.forces != 0, torch.nan)
 
     def __repr__(self):
         return "Sweep({} vectors × {} forces × {} prompts)".format(*self.effect.shape)
@@ -81,31 +82,36 @@ def sweep(
     layers = torch.tensor([layer_of(model, vector) for vector in vectors])
     directions = torch.stack([vector.direction for vector in vectors])
     sides = [word_ids(tokenizer, words) for words in (positive, negative)]
-    batch = encode(model, tokenizer, prompts)
-    outputs, logits = _unsteered(model, batch)
-    base = odds(logits, sides)
+    everything = encode(model, tokenizer, prompts)
+    lengths = everything["attention_mask"].sum(1).cpu()
+    base = torch.empty(len(prompts))
+    steered = torch.empty(*forces.shape, len(prompts))
+    size = max(1, batch_tokens // int(lengths.max()))
 
-    def pushed_odds(layer, cells):
-        rows, which, step = cells.T
-        end = lengths[rows].max()  # no column of padding that nobody needs
-        hidden = hidden_state(outputs[layer])[rows, :end]
-        push = forces[which, step, None] * directions[which]
-        pushed = hidden + push.to(hidden)[:, None, :]  # h' = h + α·v
-        with _starting_behind(model, layer, with_hidden_state(outputs[layer], pushed)):
-            part = {name: tensor[rows, :end] for name, tensor in batch.items()}
-            return odds(next_token_logits(model, part), sides)
+    def experiments(numbers):
+        """All vectors and forces on some of the prompts."""
+        batch = {name: x[numbers, : lengths[numbers].max()] for name, x in everything.items()}
+        outputs, logits = _unsteered(model, batch)
+        base[numbers] = odds(logits, sides)
 
-    lengths = batch["attention_mask"].sum(1).cpu()
-    axes = (len(prompts), len(vectors), forces.shape[1])
-    cells = torch.cartesian_prod(lengths.argsort(), *map(torch.arange, axes[1:]))
-    steered = torch.empty(axes)
-    size = max(1, batch_tokens // batch["input_ids"].shape[1])
-    with _bar("sweep", len(cells), size) as bar:
+        def push_behind(layer, cells):
+            which, step, rows = cells.T
+            hidden = hidden_state(outputs[layer])[rows]
+            push = forces[which, step, None] * directions[which]
+            pushed = hidden + push.to(hidden)[:, None, :]  # h' = h + α·v
+            with _starting_behind(model, layer, with_hidden_state(outputs[layer], pushed)):
+                logits = next_token_logits(model, {name: x[rows] for name, x in batch.items()})
+            steered[which, step, numbers[rows]] = odds(logits, sides)
+            bar.update(len(cells))
+
         for layer in layers.unique().tolist():
-            here = cells[layers[cells[:, 1]] == layer]
-            parts = _in_parts(partial(pushed_odds, layer), here, size, bar)
-            steered[tuple(here.T)] = torch.cat(parts)
-    return Sweep(steered.permute(1, 2, 0) - base, base, vectors, forces, prompts)
+            own = (layers == layer).nonzero()[:, 0]
+            axes = own, torch.arange(forces.shape[1]), torch.arange(len(numbers))
+            _in_parts(partial(push_behind, layer), torch.cartesian_prod(*axes), size)
+
+    with _bar("sweep", steered.numel(), size) as bar:
+        _in_parts(experiments, lengths.argsort(), size)  # prompts of similar length together
+    return Sweep(steered - base, base, vectors, forces, prompts)
 
 
 def sweep_texts(model, tokenizer, prompts, vectors, forces, batch_size=256, **options):
@@ -128,10 +134,12 @@ def sweep_texts(model, tokenizer, prompts, vectors, forces, batch_size=256, **op
         own = torch.zeros(len(used), len(part))  # 0 for all vectors but the row's own
         own[place, torch.arange(len(part))] = forces[which, step]
         chosen = [vectors[i] for i in used]
-        return generate(model, tokenizer, [prompts[i] for i in rows], chosen, own, **options)
+        texts = generate(model, tokenizer, [prompts[i] for i in rows], chosen, own, **options)
+        bar.update(len(part))
+        return texts
 
     with _bar("texts", len(cells), batch_size) as bar:
-        texts = sum(_in_parts(continued, cells, batch_size, bar), SteeredTexts())
+        texts = sum(_in_parts(continued, cells, batch_size), [])
     starts = torch.arange(len(cells)).view(axes)[..., 0]
     return [[SteeredTexts(texts[i : i + axes[2]]) for i in row] for row in starts.tolist()]
 
@@ -182,21 +190,18 @@ def _bar(name, total, size):
     return tqdm(total=total, desc=name, leave=False, disable=total < 100 * size)
 
 
-def _in_parts(run, cells, size, bar):
-    """The results of ``run`` on at most ``size`` cells at a time, half as many if memory ends."""
+def _in_parts(run, items, size):
+    """Results of ``run`` on at most ``size`` items at a time, on fewer if memory runs out."""
     results, start = [], 0
-    while start < len(cells):
-        part = cells[start : start + size]
+    while start < len(items):
+        part = items[start : start + size]
         try:
             results.append(run(part))
+            start += len(part)
         except RuntimeError as error:
             if len(part) == 1 or not should_reduce_batch_size(error):
                 raise
             size = len(part) // 2
-        else:
-            start += len(part)
-            bar.update(len(part))
-            continue
-        clear_device_cache(garbage_collection=True)
-        warnings.warn(f"Out of memory: going on with {size} experiments at a time.", stacklevel=3)
+            warnings.warn(f"Out of memory: going on with {size} at a time.", stacklevel=3)
+            clear_device_cache(garbage_collection=True)
     return results
