@@ -27,6 +27,7 @@ DEV_PROMPTS = _TEXTS["dev_prompts"]  # choose layer and force on these …
 TEST_PROMPTS = _TEXTS["test_prompts"]  # … and report on these, once
 POSITIVE_SENTENCES = _TEXTS["positive_sentences"]
 NEGATIVE_SENTENCES = _TEXTS["negative_sentences"]
+UNRELATED_PROMPTS = _TEXTS["unrelated_prompts"]  # no judgement is due: what steering should spare
 
 
 def word_ids(tokenizer, words):
@@ -105,11 +106,12 @@ def log_odds(
 
 @torch.no_grad()
 def perplexity(model, tokenizer, prompts, continuations, batch_size=32) -> Tensor:
-    """How surprising each continuation of its prompt is to the unsteered model.
+    """How surprising each continuation of its prompt is to the model.
 
-    exp of the mean negative log-likelihood of the continuation's tokens; call it outside of
-    ``steer``. Fluent text is low, broken text high; so is text that merely changes the subject,
-    and a loop of one phrase is low: read it together with ``repetition``.
+    exp of the mean negative log-likelihood of the continuation's tokens. Fluent text is low,
+    broken text high; so is text that merely changes the subject, and a loop of one phrase is
+    low: read it together with ``repetition``. To price steered text call it outside of
+    ``steer``; inside, it says how well the steered model reads.
 
     Returns float32 [text] on the CPU, NaN for an empty continuation. Raises SteeringError for
     lists of different lengths, an unusable prompt, or a text beyond the context.

@@ -1,7 +1,9 @@
 """Contrastive pairs: two prompts that differ in one thing (notebook 01)."""
 
+import json
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from .models import SteeringError, check_prompts
 from .plots import html_table
@@ -16,6 +18,12 @@ SENTIMENT_PAIRS = [
     ("The weather is beautiful", "The weather is nasty"),
     ("This solution is perfect", "This solution is useless"),
 ]
+
+# For comparisons of pairs, in notebook 07: more short ones of the same make, and long ones
+# whose two sides share nothing but their tone.
+_TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
+MORE_PAIRS = [tuple(pair) for pair in _TEXTS["more_pairs"]]
+VARIED_PAIRS = [tuple(pair) for pair in _TEXTS["varied_pairs"]]
 
 
 def tokens(tokenizer, text):

@@ -70,17 +70,25 @@ def lines(ax, x, series, xlabel, ylabel):
         ax.legend()
 
 
-def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}"):
-    """Numbers in coloured cells; the colours diverge from 0 and end at ±limit."""
+def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), cmap="RdBu"):
+    """Numbers in coloured cells; the colours diverge from 0 and end at ±limit.
+
+    The cells (row, column) in ``marked`` get a frame; ``cmap="RdBu_r"`` shows more as worse.
+    """
     values = np.asarray(values)
     limit = limit or np.nanmax(np.abs(values))
-    ax.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    ax.imshow(values, cmap=cmap, vmin=-limit, vmax=limit, aspect="auto")
     ax.set_xticks(range(len(xlabels)), xlabels)
     ax.set_yticks(range(len(ylabels)), ylabels)
     ax.grid(False)
     for (row, column), value in np.ndenumerate(values):
         colour = "white" if abs(value) > 0.6 * limit else "black"
-        ax.text(column, row, fmt.format(value), ha="center", va="center", c=colour, fontsize=8)
+        text = fmt.format(value)
+        text = text if float(text) else text.lstrip("-")  # no minus sign before a zero
+        ax.text(column, row, text, ha="center", va="center", c=colour, fontsize=8)
+    for row, column in marked:
+        frame = {"fill": False, "edgecolor": "black", "linewidth": 2.5, "clip_on": False}
+        ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
 
 
 def paired(ax, base, up, down, labels):

@@ -302,7 +302,7 @@ class _SharedNoise(LogitsProcessor):
         draws = [
             torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators.values()
         ]
-        noise = -torch.stack(draws).log()[self.rows].to(scores.device)  # Gumbel
+        gumbel = -torch.stack(draws).log().to(scores.device)
         best, tokens = scores.topk(min(self.top_k, scores.shape[1]))
-        noisy = best / self.temperature + noise.gather(1, tokens)
+        noisy = best / self.temperature + gumbel[self.rows.to(scores.device)[:, None], tokens]
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, noisy)
