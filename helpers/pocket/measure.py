@@ -23,15 +23,15 @@ from helpers.evaluation import (
     NEGATIVE_SENTENCES,
     POSITIVE_SENTENCES,
     TEST_PROMPTS,
-    log_odds,
+    log_price,
     mean_with_interval,
-    perplexity,
 )
 from helpers.models import encode, load_model
 from helpers.pairs import SENTIMENT_PAIRS
 from helpers.pocket.corpus import is_held_out, is_suitable, read_corpus
 from helpers.pocket.train import bits_per_character
 from helpers.steering import generate
+from helpers.sweeps import sweep, sweep_texts
 
 TARGET = 2.0  # nats of log-odds: the shift whose price is reported
 GRID = [0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0]
@@ -145,29 +145,18 @@ def report_reading(model, tokenizer, vectors, records):
 
 def shifts(model, tokenizer, prompts, vector, forces):
     """Change of the log-odds towards the side pushed to: [force, sign (+, -), prompt]."""
-    rows = torch.tensor([sign * force for force in forces for sign in (1, -1)])
-    after = log_odds(
-        model,
-        tokenizer,
-        prompts * len(rows),
-        vector,
-        rows.repeat_interleave(len(prompts)),
-    )
-    change = after.view(len(forces), 2, -1) - log_odds(model, tokenizer, prompts)
-    return change * torch.tensor([1.0, -1.0])[:, None]
+    signed = [sign * force for force in forces for sign in (1, -1)]
+    effect = sweep(model, tokenizer, prompts, vector, signed).effect[0]
+    return effect.view(len(forces), 2, -1) * torch.tensor([1.0, -1.0])[:, None]
 
 
 def log_prices(model, tokenizer, prompts, vector, force, n_seeds=3):
     """Log of the perplexity ratio, steered to unsteered text: [sign (+, -), prompt], over seeds."""
-    rows = prompts * n_seeds
-    seeds = [seed for seed in range(n_seeds) for _ in prompts]
-    result = []
-    for sign in (1, -1):
-        texts = generate(model, tokenizer, rows, vector, sign * force, seed=seeds)
-        steered = perplexity(model, tokenizer, rows, [text.steered for text in texts])
-        base = perplexity(model, tokenizer, rows, [text.base for text in texts])
-        result.append((steered / base).log().view(n_seeds, -1).nanmean(0))
-    return torch.stack(result)
+    prices = []
+    for seed in range(n_seeds):
+        up, down = sweep_texts(model, tokenizer, prompts, vector, [force, -force], seed=seed)[0]
+        prices.append(log_price(model, tokenizer, up + down).view(2, -1))
+    return torch.stack(prices).nanmean(0)
 
 
 def force_for_target(sizes):
@@ -204,9 +193,8 @@ def report_steering(model, tokenizer, vector, norm, share):
     force = share * norm
     change = shifts(model, tokenizer, TEST_PROMPTS, vector, [force])[0]
     controls = [vector.random_like(seed) for seed in range(20)]
-    random_sizes = torch.stack(
-        [shifts(model, tokenizer, TEST_PROMPTS, v, [force])[0].mean(1).abs() for v in controls]
-    )
+    by_control = sweep(model, tokenizer, TEST_PROMPTS, controls, [force, -force]).effect
+    random_sizes = by_control.mean(2).abs()  # [direction, sign]
     price = log_prices(model, tokenizer, TEST_PROMPTS, vector, force)
     print(f"### Steering {len(TEST_PROMPTS)} held-out prompts\n")
     print(f"Layer {vector.layer}, force {force:.2f} = {share:.2f} typical norms.\n")
