@@ -1,4 +1,5 @@
 import math
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ from torch import nn
 
 from helpers.activations import capture
 from helpers.models import SteeringError, blocks
-from helpers.steering import force_matrix, generate, steer, steered_tokens
+from helpers.steering import ablate, force_matrix, generate, steer, steered_tokens
 from tiny_models import (
     DEPTH,
     FAMILIES,
@@ -436,6 +437,149 @@ def test_mistake_06_hooks_of_others_stay():
     assert [hook for _, _, hook in hooks(model) - theirs] == [hear]
 
 
+# -- Taking a direction out
+
+
+@contextmanager
+def plain_ablation(model, layers, direction):
+    """What ablation should do, one token and row at a time."""
+
+    def hook(module, args, output):
+        hidden = bare(output).clone()
+        for row in hidden:
+            for token in row:
+                token -= (token * direction).sum() * direction
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(block_list(model)[layer].register_forward_hook(hook).remove)
+        yield
+
+
+def components(stream, direction):
+    """The part along a direction in the stream behind each block, as a share of its length."""
+    return [
+        ((hidden @ direction).abs() / hidden.norm(dim=-1)).max().item()
+        for _, hidden in sorted(stream.items())
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ablated_direction_is_gone_behind_every_block(family):
+    model, v = tiny_model(family), make_vector()
+    two = torch.cat([IDS, IDS.flip(1)])
+    with capture(model) as stream:
+        plain = logits_of(model, two)
+    assert min(components(stream, v.direction)) > 0.1
+    with no_hook_left(model), ablate(model, v), capture(model) as stream:
+        ablated = logits_of(model, two)
+    assert len(stream) == DEPTH[family] and max(components(stream, v.direction)) < 1e-4
+    with plain_ablation(model, range(DEPTH[family]), v.direction):
+        expected = logits_of(model, two)
+    torch.testing.assert_close(ablated, expected, atol=1e-4, rtol=0)
+    assert (ablated - plain).abs().max() > 0.1
+    assert logits_of(model, two).equal(plain)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ablation_is_the_same_with_the_cache(family):
+    model = tiny_model(family)
+    with no_hook_left(model), ablate(model, make_vector()):
+        whole = logits_of(model, IDS)
+        cached = stepwise_logits(model, IDS, torch.ones_like(IDS), 3)
+    torch.testing.assert_close(cached, whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [[0], [-1], [0, 2], [1, -2], [], range(1, 3)])
+def test_ablation_behind_some_blocks(layers):
+    model, v = tiny_model(), make_vector(layer=2)
+    chosen = {layer % 3 for layer in layers}
+    with ablate(model, v, layers), capture(model) as stream:
+        ablated = logits_of(model, IDS)
+    shares = components(stream, v.direction)
+    for layer in range(3):
+        assert shares[layer] < 1e-4 if layer in chosen else shares[layer] > 0.01
+    with plain_ablation(model, chosen, v.direction):
+        torch.testing.assert_close(ablated, logits_of(model, IDS), atol=1e-4, rtol=0)
+
+
+def test_nothing_can_be_pushed_along_an_ablated_direction():
+    model, v = tiny_model(), make_vector()
+    with ablate(model, v):
+        expected = logits_of(model, IDS)
+        with steer(model, v, 10 * FORCE):
+            torch.testing.assert_close(logits_of(model, IDS), expected, atol=1e-4, rtol=0)
+        with steer(model, make_vector(seed=1), FORCE):
+            assert (logits_of(model, IDS) - expected).abs().max() > 0.1
+
+
+def test_mistake_11_ablation_in_half_precision():
+    model, v = new_model().to(torch.bfloat16), make_vector()
+    with ablate(model, v), capture(model) as stream:
+        assert logits_of(model, IDS).dtype == torch.bfloat16
+    assert {hidden.dtype for hidden in stream.values()} == {torch.bfloat16}
+    stream = {layer: hidden.float() for layer, hidden in stream.items()}
+    assert max(components(stream, v.direction)) < 0.02
+
+
+def test_mistake_12_ablation_changes_no_tensor_that_another_hook_holds():
+    model, held = new_model(), []
+    with capture(model) as plain:
+        logits_of(model, IDS)
+    with ablate(model, make_vector()):
+        hold = lambda module, args, output: held.append(bare(output))  # noqa: E731
+        blocks(model)[0].register_forward_hook(hold, prepend=True)  # runs before the ablation
+        logits_of(model, IDS)
+    assert held[0].equal(plain[0])
+
+
+def test_mistakes_06_and_07_ablation_and_the_hooks_of_others():
+    model, v, heard = new_model(), make_vector(), {}
+    for layer, block in enumerate(blocks(model)):
+        hear = lambda module, args, output, at=layer: heard.update({at: bare(output)})  # noqa: E731
+        block.register_forward_hook(hear)
+    theirs = hooks(model)
+    with ablate(model, v):
+        assert not theirs - hooks(model) and sum((hooks(model) - theirs).values()) == 3
+        logits_of(model, IDS)
+    assert hooks(model) == theirs
+    assert len(heard) == 3 and max(components(heard, v.direction)) < 1e-4
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_mistake_06_no_hook_survives_an_interrupted_ablation(error):
+    model = new_model()
+    plain = logits_of(model, IDS)
+    with no_hook_left(model), pytest.raises(error):
+        with ablate(model, make_vector()):
+            raise error
+    assert logits_of(model, IDS).equal(plain)
+
+
+def test_mistake_06_no_hook_survives_an_ablation_that_fails_to_begin(monkeypatch):
+    model, tries = new_model(), fail_at_second_hook(monkeypatch)
+    with no_hook_left(model), pytest.raises(RuntimeError, match="no more hooks"):
+        with ablate(model, make_vector()):
+            pass
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize(
+    ("vector", "layers", "message"),
+    [
+        (make_vector(), [0, 3], "Layer 3 does not exist: tiny-gpt2 has 3 layers"),
+        (make_vector(), [-4], "Layer -4 does not exist"),
+        (make_vector(width=48), None, "has 48 entries .*tiny-gpt2.*stream here 32"),
+    ],
+)
+def test_bad_input_of_ablate_leaves_the_model_untouched(vector, layers, message):
+    model = tiny_model()
+    with no_hook_left(model), pytest.raises(SteeringError, match=message):
+        with ablate(model, vector, layers):
+            raise AssertionError("The block of code must not be entered.")
+
+
 # -- Generating
 
 
@@ -518,6 +662,32 @@ def test_one_seed_for_each_prompt():
     assert several[1] == texts([PROMPTS[0]], seed=2)[0]
     with pytest.raises(SteeringError, match="2 seeds were given for 3 prompts"):
         texts(PROMPTS, seed=[1, 2])
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_rows_of_one_prompt_and_seed_share_their_base(positions, temperature):
+    model, sizes = new_model(), []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    soup, film, _ = PROMPTS
+    prompts, seeds = [soup, film, soup, soup, film], [1, 1, 1, 2, 1]
+    forces = [FORCE, -FORCE, -5 * FORCE, FORCE, 0.0]
+    kwargs = {"positions": positions, "temperature": temperature}
+    found = generate(
+        model, tokenizer(), prompts, make_vector(), forces, seed=seeds, max_new_tokens=8, **kwargs
+    )
+    assert set(sizes) == {3 + 5}  # soup with either seed, film, and every steered text
+    alone = [
+        texts([prompt], force, seed=seed, **kwargs)[0]
+        for prompt, force, seed in zip(prompts, forces, seeds, strict=True)
+    ]
+    assert found == alone
+    assert found[0].base == found[2].base != found[0].steered != found[2].steered
+    assert found[1].base == found[4].base == found[4].steered
+    if temperature:
+        assert found[3].base != found[0].base
 
 
 def test_one_force_for_each_prompt():
