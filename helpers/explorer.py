@@ -1,196 +1,32 @@
 """Sliders for layer and force (notebook 05).
 
-What the panel shows is made by pure functions, ``compute`` and the ``draw_…`` and ``write_…``
-below; the notebook draws its static twin with the same ones. The panel only decides when.
+What the panel shows is made by the pure functions of ``views``. The panel only decides when.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from math import isnan
-from os.path import commonprefix
 
 import ipywidgets as widgets
-import numpy as np
-import torch
 from IPython import get_ipython
 from IPython.display import display
-from matplotlib.figure import Figure
 
 from . import plots
 from .activations import typical_norm
 from .directions import SteeringVector
-from .evaluation import DEV_PROMPTS, NEGATIVE_WORDS, POSITIVE_WORDS, perplexity, word_ids
-from .models import SteeringError, encode
-from .steering import generate, steer
+from .evaluation import DEV_PROMPTS
+from .models import SteeringError
+from .views import Setting, compute, draw_words, write_code, write_sentence, write_texts
 
 # Shares of the typical norm on the force slider: finer near 0, where the text still makes sense.
 SHARES = [0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5]
 SHARES = [-share for share in SHARES[:0:-1]] + SHARES
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Everything that decides what the panel shows."""
-
-    prompt: str
-    vector: str  # its name
-    layer: int
-    force: float
-    length: int  # new tokens
-    seed: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a setting does. Each pair is (unsteered, steered)."""
-
-    setting: Setting
-    share: float  # of the typical norm at this layer
-    texts: tuple[str, str]
-    log_odds: tuple[float, float]
-    perplexity: tuple[float, float]
-    # The ten next tokens that changed most, at force 0 the likeliest: word, before, after.
-    words: list[tuple[str, float, float]]
-
-
-@torch.inference_mode()  # a little faster than no_grad; only numbers and text leave it
-def compute(model, tokenizer, vector, setting, norm) -> Result:
-    """Text and next-word probabilities without and with steering.
-
-    ``norm`` is the typical norm at the setting's layer. Raises SteeringError as ``generate`` does.
-    """
-    prompts, layer = [setting.prompt] * 2, setting.layer
-    forces = torch.tensor([0, setting.force])
-    text = generate(
-        model, tokenizer, prompts[:1], vector, setting.force, layer,
-        max_new_tokens=setting.length, seed=setting.seed,
-    )[0]  # fmt: skip
-    surprise = perplexity(model, tokenizer, prompts, [text.base, text.steered])
-    with steer(model, vector, forces, layer):
-        batch = encode(model, tokenizer, prompts)
-        logits = model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1].float().cpu()
-    good, bad = (word_ids(tokenizer, words) for words in (POSITIVE_WORDS, NEGATIVE_WORDS))
-    odds = logits[:, good].logsumexp(1) - logits[:, bad].logsumexp(1)  # as in ``log_odds``
-    before, after = logits.softmax(-1)
-    moved = (after - before).abs() if setting.force else before  # or the likeliest
-    changed = moved.topk(10).indices
-    ordered = changed[(after - before)[changed].argsort(descending=True, stable=True)]
-    words = [(tokenizer.decode([i]), before[i].item(), after[i].item()) for i in ordered]
-    return Result(
-        setting,
-        setting.force / norm,
-        (text.base, text.steered),
-        tuple(odds.tolist()),
-        tuple(surprise.tolist()),
-        words,
-    )
-
-
-def write_sentence(result, limit=None) -> str:
-    """The result in words, with a warning if the share is beyond ``limit`` to either side."""
-    s = result.setting
-    if s.force == 0:
-        return "No steering: both texts are the model's own."
-    effect = result.log_odds[1] - result.log_odds[0]
-    ratio = result.perplexity[1] / result.perplexity[0]
-    cost = "a text is empty" if isnan(ratio) else f"perplexity ×{ratio:.1f}"
-    sentence = (
-        f"Layer {s.layer}, force {s.force:+g}, {abs(result.share):.2f} of the typical norm: "
-        f"log-odds {effect:+.1f}, {cost}."
-    )
-    if limit is not None and round(abs(result.share), 2) > round(limit, 2):
-        sentence += f" Beyond {limit:.2f} norms the text tends to break at this layer."
-    return sentence
-
-
-def write_code(setting, by_layer=True) -> str:
-    """A line that makes the same texts; ``by_layer`` if its vector is a list, one a layer."""
-    where = f"[{setting.layer}]" if by_layer else ""
-    layer = "" if by_layer else f"layer={setting.layer}, "
-    return (
-        f"generate(model, tokenizer, [{setting.prompt!r}], "
-        f"vectors[{setting.vector!r}]{where}, force={setting.force:.10g}, {layer}"
-        f"max_new_tokens={setting.length}, seed={setting.seed})"
-    )
-
-
-def write_texts(result) -> str:
-    """HTML of both texts side by side, one above the other on a narrow screen.
-
-    The prompt is bold; what steering changed is underlined.
-    """
-    base, steered = result.texts
-    same = len(commonprefix([base, steered]))
-    columns = ""
-    for i, name, text in ((0, "Unsteered", base), (1, "Steered", steered)):
-        changed = escape(text[same:])
-        surprise = result.perplexity[i]
-        cost = "empty" if isnan(surprise) else f"perplexity {surprise:.0f}"
-        columns += (
-            '<div style="flex:1 1 260px;height:9.5em;overflow-y:auto;padding:0 1em 0 0">'
-            f"<div><b>{name}</b> · log-odds {result.log_odds[i]:+.1f} · {cost}</div>"
-            '<div style="white-space:pre-wrap;line-height:1.4">'
-            f"<b>{escape(result.setting.prompt)}</b>{escape(text[:same])}"
-            f"{f'<u>{changed}</u>' if i else changed}</div></div>"
-        )
-    return f'<div style="display:flex;flex-wrap:wrap">{columns}</div>'
-
-
-def draw_words(result) -> Figure:
-    """Bar chart of the next tokens whose probability changed most, before and after."""
-    figure = Figure(figsize=(7, 3.2), dpi=90, layout="none")  # twice as fast as a fitted layout
-    ax = figure.add_axes((0.18, 0.15, 0.8, 0.73))
-    words, before, after = zip(*result.words, strict=True)
-    rows = -np.arange(len(words))
-    outline = {"color": "white", "edgecolor": plots.NEUTRAL}  # tells them apart without colour
-    ax.barh(rows + 0.2, before, 0.36, label="unsteered", **outline)
-    ax.barh(rows - 0.2, after, 0.36, color=plots.POSITIVE, label="steered")
-    ax.set_yticks([])  # plain text draws faster than ticks
-    beside = {"transform": ax.get_yaxis_transform(), "ha": "right", "va": "center"}
-    for row, word in zip(rows, words, strict=True):
-        ax.text(-0.01, row, word.strip() or repr(word), parse_math=False, **beside)  # "$" is text
-    ax.locator_params(axis="x", nbins=4)
-    ax.set(xlabel="probability of the next token")
-    title = "next tokens that changed most" if result.setting.force else "likeliest next tokens"
-    figure.suptitle(title, x=0.18, y=0.97, ha="left", fontsize=10)
-    figure.legend(loc="upper right", ncols=2)
-    return figure
-
-
-def completions(model, tokenizer, prompt, vectors, layers, shares, scale, seed=0):
-    """Steered texts of one prompt for some layers and forces, as the rows of a table.
-
-    One batch: each row of it has its own layer and force. The first row is the head.
-    """
-    pairs = [(layer, share) for layer in layers for share in shares]
-    forces = torch.zeros(len(layers), len(pairs))
-    for row, (layer, share) in enumerate(pairs):
-        forces[layers.index(layer), row] = share * scale[layer]
-    chosen = [vectors[layer] for layer in layers]
-    texts = generate(model, tokenizer, [prompt] * len(pairs), chosen, forces, seed=seed)
-    rows = [
-        (str(layer), f"{share:+.2f}", " ".join(text.steered.split()))
-        for (layer, share), text in zip(pairs, texts, strict=True)
-    ]
-    return [("Layer", "Share of the norm", f"{prompt} …"), *rows]
-
-
-def show_table(rows):
-    """Display a table whose first row is its head: as HTML, and as text where that is shown."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in rows]
-    text = "\n".join(line.rstrip() for line in lines)
-    display({"text/html": plots.html_table(rows), "text/plain": text}, raw=True)
-
 
 # The busy sign shows only when an answer takes longer than 0.2 s: quick ones do not flicker.
 BUSY = (
     "<style>@keyframes steering-busy{to{opacity:1}}</style><span role='status' "
     "style='opacity:0;animation:steering-busy 0s .2s forwards'>computing …</span>"
 )
-
 
 # A larger picture, made sooner.
 QUICK = {"pil_kwargs": {"compress_level": 1}}

@@ -17,24 +17,20 @@ from helpers import explorer, plots
 from helpers.activations import typical_norm
 from helpers.directions import find_vectors
 from helpers.evaluation import DEV_PROMPTS, log_odds, perplexity
-from helpers.explorer import (
-    SHARES,
-    Explorer,
-    LayerExplorer,
+from helpers.explorer import SHARES, Explorer, LayerExplorer, explore, explore_layers
+from helpers.models import SteeringError, load_model
+from helpers.pairs import SENTIMENT_PAIRS
+from helpers.steering import generate
+from helpers.views import (
     Result,
     Setting,
     completions,
     compute,
     draw_words,
-    explore,
-    explore_layers,
     write_code,
     write_sentence,
     write_texts,
 )
-from helpers.models import SteeringError, load_model
-from helpers.pairs import SENTIMENT_PAIRS
-from helpers.steering import generate
 from tiny_models import (
     hooks,
     logits_of,
