@@ -76,6 +76,14 @@ def test_heatmap_writes_every_number_and_is_centred_on_zero(ax):
     assert [label.get_text() for label in ax.get_yticklabels()] == ["c", "d"]
 
 
+def test_heatmap_frames_what_is_marked_and_writes_no_negative_zero(ax):
+    plots.heatmap(ax, [[-0.01, 1], [2, 3]], ["a", "b"], ["c", "d"], marked=[(1, 0)], cmap="RdBu_r")
+    assert [text.get_text() for text in ax.texts] == ["0.0", "1.0", "2.0", "3.0"]
+    [frame] = ax.patches
+    assert frame.get_bbox().extents.tolist() == [-0.5, 0.5, 0.5, 1.5]  # x0, y0, x1, y1
+    assert ax.images[0].get_cmap().name == "RdBu_r"
+
+
 def test_paired_orders_by_base_and_keeps_labels_beside_their_values(ax):
     plots.paired(ax, [1.0, 0.0, 2.0], [1.5, 2.0, 4.0], [-3.0, -1.0, 1.0], ["b", "a", "c"])
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b", "c"]
