@@ -1,7 +1,7 @@
 """What things cost on this machine, beside what they are compared with; all from one run.
 
-    python tests/benchmark.py            everything
-    python tests/benchmark.py explorer   some parts, by the names of their functions
+    python tests/benchmark.py                everything
+    python tests/benchmark.py sweep caching  some parts, by the names of their functions
 
 Not a test: seconds differ from machine to machine. Ratios differ less, so read those. Torch
 gets two threads; set OMP_NUM_THREADS for another number.
@@ -11,18 +11,36 @@ import os
 import statistics
 import sys
 import time
+from collections import Counter
+from itertools import cycle, islice, product
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
+# First, because transformers reads the environment when it is imported.
 import conftest  # noqa: E402, F401  sets the rest of a test run's environment
-from helpers.directions import find_vectors  # noqa: E402
-from helpers.evaluation import DEV_PROMPTS  # noqa: E402
+
+# isort: split
+import torch  # noqa: E402
+from transformers import GPT2Config, GPT2LMHeadModel  # noqa: E402
+
+from helpers import sweeps  # noqa: E402
+from helpers.activations import residual_stream, typical_norm  # noqa: E402
+from helpers.directions import SteeringVector, find_vectors  # noqa: E402
+from helpers.evaluation import (  # noqa: E402
+    DEV_PROMPTS,
+    NEGATIVE_WORDS,
+    POSITIVE_WORDS,
+    TEST_PROMPTS,
+    odds,
+    word_ids,
+)
 from helpers.explorer import Explorer  # noqa: E402
-from helpers.models import encode, load_model  # noqa: E402
+from helpers.models import blocks, d_model, encode, load_model  # noqa: E402
 from helpers.pairs import SENTIMENT_PAIRS  # noqa: E402
-from helpers.steering import generate  # noqa: E402
+from helpers.steering import generate, steer  # noqa: E402
 
 NEW_TOKENS = 24
+N_FORCES = 9
 
 
 def explorer(model, tokenizer):
@@ -63,7 +81,115 @@ def explorer(model, tokenizer):
     return rows
 
 
-PARTS = [explorer]
+def sweep(model, tokenizer):
+    """The log-odds for every layer, 9 forces and 16 prompts."""
+    vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
+    forces = typical_norm(model, tokenizer)[:, None] * torch.linspace(-1, 1, N_FORCES)
+    sides = [word_ids(tokenizer, words) for words in (POSITIVE_WORDS, NEGATIVE_WORDS)]
+    cells = list(product(range(len(vectors)), range(N_FORCES), DEV_PROMPTS))
+    some = cells[::17]  # of every layer, force and prompt
+    products = needed_products(model, tokenizer)
+
+    def one_at_a_time():
+        for layer, step, prompt in some:
+            batch = encode(model, tokenizer, [prompt])
+            with steer(model, vectors[layer], forces[layer, step]):
+                odds(model(**batch, use_cache=False).logits[:, -1], sides)
+
+    def together():
+        sweeps.sweep(model, tokenizer, DEV_PROMPTS, vectors, forces)
+
+    rows = {f"one forward a cell (from {len(some)} of {len(cells)} cells)": []}
+    rows |= {"sweep": [], "the matrix products that it needs": []}
+    for _ in range(5):
+        naive = seconds(one_at_a_time) * len(cells) / len(some)
+        times = [naive, seconds(together), seconds(products)]
+        for row, call in zip(rows.values(), times, strict=True):
+            row.append(call)
+    return rows
+
+
+def needed_products(model, tokenizer):
+    """A call that multiplies all matrices of the sweep once, and does nothing else.
+
+    Every token behind every push meets the weights of the blocks above it and the tokens of its
+    prompt; the last ones meet the unembedding. For a GPT-2, where a weight is [in, out].
+    """
+    lengths = encode(model, tokenizer, DEV_PROMPTS)["attention_mask"].sum(1).tolist()
+    heads = model.config.num_attention_heads
+    width = d_model(model)
+    inputs = {n * width: torch.randn(N_FORCES * sum(lengths), n * width) for n in (1, 4)}
+    attention = [
+        torch.randn(N_FORCES * n * heads, length, width // heads)
+        for length, n in Counter(lengths).items()
+    ]
+    last = torch.randn(N_FORCES * len(lengths), width)
+    weights = [[w for w in block.parameters() if w.ndim == 2] for block in blocks(model)]
+    unembedding = model.get_output_embeddings().weight
+
+    def multiply():
+        for layer in range(len(weights)):
+            for above in weights[layer + 1 :]:
+                for weight in above:
+                    inputs[len(weight)] @ weight
+                for tokens in attention:
+                    tokens @ tokens.mT @ tokens
+            last @ unembedding.T
+
+    return multiply
+
+
+def caching(model, tokenizer):
+    """The residual stream of all layers for 1,000 short prompts."""
+    prompts = list(islice(cycle(DEV_PROMPTS + TEST_PROMPTS), 1000))
+    some = prompts[::5]
+
+    def one_at_a_time():
+        for prompt in some:
+            residual_stream(model, tokenizer, [prompt])
+
+    rows = {f"one prompt at a time (from {len(some)} of {len(prompts)})": []}
+    rows |= {"residual_stream of all": []}
+    for _ in range(5):
+        naive = seconds(one_at_a_time) * len(prompts) / len(some)
+        times = [naive, seconds(lambda: residual_stream(model, tokenizer, prompts))]
+        for row, call in zip(rows.values(), times, strict=True):
+            row.append(call)
+    return rows
+
+
+def hook(model, tokenizer, repetitions=60):
+    """What steering adds to model.generate: 8 prompts, 24 tokens, greedy."""
+    batch = encode(model, tokenizer, DEV_PROMPTS[:8], padding_side="left", new_tokens=NEW_TOKENS)
+    length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+    raw = torch.randn(d_model(model), generator=torch.Generator().manual_seed(0))
+    middle = len(blocks(model)) // 2
+    vector = SteeringVector.from_raw(raw, layer=middle, method="", model_name="", n_pairs=0)
+
+    def plain():
+        model.generate(**batch, **length, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+
+    def steered():
+        with steer(model, vector, 5.0):
+            plain()
+
+    rows = {"model.generate": [], "model.generate under steer": []}
+    plain()  # the first call of a model is slower
+    for repetition in range(repetitions):
+        calls = list(zip(rows.values(), (plain, steered), strict=True))
+        # Either goes first in turn, so that neither profits from the other.
+        for row, call in calls[:: 1 if repetition % 2 else -1]:
+            row.append(seconds(call))
+    return rows
+
+
+def hook_gpt2(_, tokenizer):
+    """The same on a model of the size of GPT-2 small, with random weights."""
+    model = GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
+    return hook(model, tokenizer, repetitions=6)
+
+
+PARTS = [explorer, sweep, caching, hook, hook_gpt2]
 
 
 def seconds(call):
@@ -75,7 +201,7 @@ def seconds(call):
 
 def main(names):
     model, tokenizer = load_model("pocket")
-    print(f"{'median of the calls':<50} {'calls':>5} {'ms':>8} {'ratio':>7}")
+    print(f"{'median of the calls':<50} {'calls':>5} {'ms':>9} {'ratio':>7} {'faster':>7}")
     for part in PARTS:
         if names and part.__name__ not in names:
             continue
@@ -85,7 +211,8 @@ def main(names):
         reference = statistics.median(next(iter(rows.values())))
         for name, times in rows.items():
             median = statistics.median(times)
-            print(f"{name:<50} {len(times):>5} {1000 * median:>8.1f} {median / reference:>7.3f}")
+            line = f"{name:<50} {len(times):>5} {1000 * median:>9.1f}"
+            print(f"{line} {median / reference:>7.3f} {reference / median:>6.1f}x")
 
 
 if __name__ == "__main__":
