@@ -1,5 +1,6 @@
 """Draw the figures of the README: `python images/make_images.py`, from the repository's root."""
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import torch
 from helpers import plots
 from helpers.activations import typical_norm
 from helpers.directions import find_vectors
-from helpers.evaluation import DEV_PROMPTS, log_odds
+from helpers.evaluation import DEV_PROMPTS, log_price
 from helpers.models import load_model
 from helpers.pairs import SENTIMENT_PAIRS
 from helpers.steering import generate
+from helpers.sweeps import sweep, sweep_texts
 
 FOLDER = Path(__file__).parent
 PROMPT = "The hotel room was"
@@ -38,19 +40,22 @@ def draw_ladder(model, tokenizer, vectors, scale):
     figure.savefig(FOLDER / "steered_text.png", dpi=120)
 
 
-def draw_map(model, tokenizer, vectors, scale):
-    """Effect on the next word, by layer and force."""
-    fractions = torch.tensor([-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4])
-    base = log_odds(model, tokenizer, DEV_PROMPTS)
-    effect = torch.zeros(len(vectors), len(fractions))
-    for layer, vector in enumerate(vectors):
-        forces = (fractions * scale[layer]).repeat_interleave(len(base))
-        steered = log_odds(model, tokenizer, DEV_PROMPTS * len(fractions), vector, forces)
-        effect[layer] = (steered.view(len(fractions), -1) - base).mean(1)
-    figure, ax = plt.subplots(figsize=(8.5, 4.2))
-    plots.heatmap(ax, effect, [f"{f:+.2f}" for f in fractions.tolist()], range(len(vectors)))
-    ax.set(xlabel="force, as a share of the layer's typical norm", ylabel="layer")
-    ax.set_title("change of the log-odds of positive over negative next words")
+def draw_maps(model, tokenizer, vectors, scale):
+    """Effect on the next word, and price of the text, by layer and force."""
+    shares = torch.tensor([-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4])
+    forces = shares * scale[:, None]
+    effect = sweep(model, tokenizer, DEV_PROMPTS, vectors, forces).effect
+    how = {"max_new_tokens": 16, "seed": 1}
+    texts = sweep_texts(model, tokenizer, DEV_PROMPTS, vectors, forces, **how)
+    every_text = [text for row in texts for cell in row for text in cell]
+    bits = log_price(model, tokenizer, every_text).view(effect.shape) / math.log(2)
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.6), sharey=True)
+    names = [f"{share:+.2f}" for share in shares.tolist()]
+    plots.heatmap(axes[0], effect.mean(-1), names, range(len(vectors)))
+    plots.heatmap(axes[1], bits.nanmean(-1), names, range(len(vectors)), cmap="RdBu_r")
+    axes[0].set(title="effect: change of the log-odds of positive words", ylabel="layer")
+    axes[1].set(title="price: extra bits per token of text")
+    figure.supxlabel("force, as a share of the layer's typical norm", fontsize=10)
     figure.savefig(FOLDER / "layer_by_force.png", dpi=120)
 
 
@@ -59,4 +64,4 @@ if __name__ == "__main__":
     vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
     scale = typical_norm(model, tokenizer)
     draw_ladder(model, tokenizer, vectors, scale)
-    draw_map(model, tokenizer, vectors, scale)
+    draw_maps(model, tokenizer, vectors, scale)

@@ -1,7 +1,21 @@
 import pytest
 
+from helpers.evaluation import (
+    DEV_PROMPTS,
+    NEGATIVE_WORDS,
+    POSITIVE_WORDS,
+    TEST_PROMPTS,
+    UNRELATED_PROMPTS,
+)
 from helpers.models import SteeringError
-from helpers.pairs import SENTIMENT_PAIRS, check_pairs, split, tokens
+from helpers.pairs import (
+    MORE_PAIRS,
+    SENTIMENT_PAIRS,
+    VARIED_PAIRS,
+    check_pairs,
+    split,
+    tokens,
+)
 from tiny_models import tokenizer
 
 UNEQUAL = ("The food is delicious", "The food is not good at all")
@@ -62,3 +76,17 @@ def test_unusable_pairs(pairs, message):
 def test_split_keeps_the_order():
     positive, negative = split(iter(SENTIMENT_PAIRS))
     assert list(zip(positive, negative, strict=True)) == SENTIMENT_PAIRS
+
+
+def test_more_pairs_are_usable_and_measured_by_none_of_their_words():
+    pairs = SENTIMENT_PAIRS + MORE_PAIRS
+    assert len(pairs) == 32  # notebook 07 compares sixteen with sixteen others
+    assert check_pairs(tokenizer(), pairs).valid == pairs
+    assert len(VARIED_PAIRS) == len(SENTIMENT_PAIRS)
+    texts = [text for pair in pairs + VARIED_PAIRS for text in pair]
+    assert len(set(texts)) == len(texts)
+    for pair in MORE_PAIRS + VARIED_PAIRS:
+        first, second = (set(text.lower().replace(",", "").split()) for text in pair)
+        assert not (first ^ second) & set(POSITIVE_WORDS + NEGATIVE_WORDS), pair
+    assert not set(texts) & set(DEV_PROMPTS + TEST_PROMPTS + UNRELATED_PROMPTS)
+    assert not set(UNRELATED_PROMPTS) & set(DEV_PROMPTS + TEST_PROMPTS)
