@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
+from safetensors import SafetensorError
+from scipy.stats import bootstrap, rankdata
 from torch import Tensor
 from tqdm.auto import tqdm
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
@@ -197,15 +198,16 @@ def judge(texts, name="vader") -> Tensor:
         classify = pipeline(
             "text-classification", name, top_k=None, model_kwargs={"use_safetensors": True}
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise SteeringError(
             f"No judge could be loaded as {name!r}: looked for a local folder of that name and on "
             f"the Hugging Face hub. 'vader' needs no network. (Cause: {error})"
         ) from error
-    labels = {label.lower() for label in classify.model.config.id2label.values()}
-    if not {"positive", "negative"} <= labels:
-        raise SteeringError(f"{name!r} cannot judge sentiment: its labels are {sorted(labels)}.")
-    found = [{x["label"].lower(): x["score"] for x in scores} for scores in classify(texts)]
+    labels = list(classify.model.config.id2label.values())
+    if not {"positive", "negative"} <= {label.lower() for label in labels}:
+        raise SteeringError(f"{name!r} cannot judge sentiment: its labels are {labels}.")
+    judged = classify(texts, truncation=True)
+    found = [{x["label"].lower(): x["score"] for x in scores} for scores in judged]
     return torch.tensor([scores["positive"] - scores["negative"] for scores in found])
 
 
@@ -248,8 +250,10 @@ def auc_with_interval(positive, negative, confidence=0.95, seed=0) -> Estimate:
         raise SteeringError("An interval needs two texts of each class or more.")
 
     def auc(above, below, axis=-1):
-        difference = np.sign(above[..., :, None] - below[..., None, :])
-        return 0.5 + difference.mean((-2, -1)) / 2
+        # Mann and Whitney: the ranks of one class among all tell how often it lies above.
+        n, m = above.shape[-1], below.shape[-1]
+        ranks = rankdata(np.concatenate([above, below], axis=-1), axis=-1)[..., :n]
+        return (ranks.sum(-1) - n * (n + 1) / 2) / (n * m)
 
     options = {"n_resamples": 2_000, "method": "percentile", "rng": np.random.default_rng(seed)}
     result = bootstrap(sides, auc, confidence_level=confidence, vectorized=True, **options)

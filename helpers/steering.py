@@ -104,7 +104,9 @@ def ablate(model, vector, layers=None):
 
     Behind every block, or those in ``layers``; on every token. If a behaviour stays, the model
     did not need this direction for it (directional ablation, Arditi et al. 2024, arXiv
-    2406.11717). Raises SteeringError for a layer out of range or a vector of the wrong width.
+    2406.11717). What ``steer`` adds along it inside this block is taken out too.
+
+    Raises SteeringError for a layer out of range or a vector of the wrong width.
     """
     layers = range(len(blocks(model))) if layers is None else layers
 
@@ -195,6 +197,14 @@ def force_matrix(force, n_vectors, n_rows=None):
         ) from None
 
 
+def seed_list(seed, n):
+    """One seed for each of n prompts; SteeringError if there are not as many."""
+    seeds = [int(seed)] * n if isinstance(seed, Integral) else [int(s) for s in seed]
+    if len(seeds) != n:
+        raise SteeringError(f"{len(seeds)} seeds were given for {n} prompts.")
+    return seeds
+
+
 class SteeredText(NamedTuple):
     """One prompt, and how the model goes on from it without and with steering."""
 
@@ -253,10 +263,7 @@ def generate(
     batch = encode(model, tokenizer, prompts, padding_side="left", new_tokens=max_new_tokens)
     n, width = batch["input_ids"].shape
     forces = force_matrix(force, len(as_list(vector)), n)
-    seeds = [int(seed)] * n if isinstance(seed, Integral) else [int(s) for s in seed]
-    if len(seeds) != n:
-        raise SteeringError(f"{len(seeds)} seeds were given for {n} prompts.")
-    keys = list(zip(seeds, prompts, strict=True))
+    keys = list(zip(seed_list(seed, n), prompts, strict=True))
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     bases = list(first.values())  # rows of one prompt and seed share their unsteered text
     rows = torch.tensor([*bases, *range(n)])

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from .directions import SteeringVector
 from .evaluation import NEGATIVE_WORDS, POSITIVE_WORDS, next_token_logits, odds, word_ids
 from .models import SteeringError, blocks, check_prompts, encode, hidden_state, with_hidden_state
-from .steering import SteeredTexts, as_list, force_matrix, generate, layer_of
+from .steering import SteeredTexts, as_list, force_matrix, generate, layer_of, seed_list
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +87,7 @@ def sweep(
     base = torch.empty(len(prompts))
     steered = torch.empty(*forces.shape, len(prompts))
     size = max(1, batch_tokens // int(lengths.max()))
+    prompts_at_once, cells_at_once = _Parts(size), _Parts(size)
 
     def experiments(numbers):
         """All vectors and forces on some of the prompts."""
@@ -107,24 +108,26 @@ def sweep(
         for layer in layers.unique().tolist():
             own = (layers == layer).nonzero()[:, 0]
             axes = own, torch.arange(forces.shape[1]), torch.arange(len(numbers))
-            _in_parts(partial(push_behind, layer), torch.cartesian_prod(*axes), size)
+            cells_at_once.run(partial(push_behind, layer), torch.cartesian_prod(*axes))
 
     with _bar("sweep", steered.numel(), size) as bar:
-        _in_parts(experiments, lengths.argsort(), size)  # prompts of similar length together
+        prompts_at_once.run(experiments, lengths.argsort())  # similar lengths together
     return Sweep(steered - base, base, vectors, forces, prompts)
 
 
-def sweep_texts(model, tokenizer, prompts, vectors, forces, batch_size=256, **options):
+def sweep_texts(model, tokenizer, prompts, vectors, forces, seed=0, batch_size=256, **options):
     """Continue every prompt under every vector and force; the text form of ``sweep``.
 
-    Arguments are those of ``sweep``; ``options`` go to ``generate``. ``batch_size`` counts
-    texts and is halved, with a warning, if they do not fit into the memory.
+    Arguments are those of ``sweep``; ``seed`` is one number for all prompts or one for each,
+    and ``options`` go to ``generate``. ``batch_size`` counts texts and is halved, with a
+    warning, if they do not fit into the memory.
 
     Returns ``texts[vector][force]``, each the ``SteeredTexts`` of all prompts. Raises
     SteeringError as ``generate`` does.
     """
     prompts, vectors = check_prompts(prompts), as_list(vectors)
     forces = _force_table(forces, len(vectors))
+    seeds = seed_list(seed, len(prompts))
     axes = (len(vectors), forces.shape[1], len(prompts))
     cells = torch.cartesian_prod(*map(torch.arange, axes))
 
@@ -134,12 +137,13 @@ def sweep_texts(model, tokenizer, prompts, vectors, forces, batch_size=256, **op
         own = torch.zeros(len(used), len(part))  # 0 for all vectors but the row's own
         own[place, torch.arange(len(part))] = forces[which, step]
         chosen = [vectors[i] for i in used]
-        texts = generate(model, tokenizer, [prompts[i] for i in rows], chosen, own, **options)
+        given, luck = [prompts[i] for i in rows], [seeds[i] for i in rows]
+        texts = generate(model, tokenizer, given, chosen, own, seed=luck, **options)
         bar.update(len(part))
         return texts
 
     with _bar("texts", len(cells), batch_size) as bar:
-        texts = sum(_in_parts(continued, cells, batch_size), [])
+        texts = sum(_Parts(batch_size).run(continued, cells), [])
     starts = torch.arange(len(cells)).view(axes)[..., 0]
     return [[SteeredTexts(texts[i : i + axes[2]]) for i in row] for row in starts.tolist()]
 
@@ -180,7 +184,7 @@ def _starting_behind(model, layer, output):
         yield
     finally:
         for block, forward in zip(skipped, own, strict=True):
-            del block.forward
+            block.__dict__.pop("forward", None)
             if forward is not None:
                 block.forward = forward
 
@@ -190,18 +194,26 @@ def _bar(name, total, size):
     return tqdm(total=total, desc=name, leave=False, disable=total < 100 * size)
 
 
-def _in_parts(run, items, size):
-    """Results of ``run`` on at most ``size`` items at a time, on fewer if memory runs out."""
-    results, start = [], 0
-    while start < len(items):
-        part = items[start : start + size]
-        try:
-            results.append(run(part))
-            start += len(part)
-        except RuntimeError as error:
-            if len(part) == 1 or not should_reduce_batch_size(error):
-                raise
-            size = len(part) // 2
-            warnings.warn(f"Out of memory: going on with {size} at a time.", stacklevel=3)
+class _Parts:
+    """Work in parts of at most ``size`` items, for good half as many when memory runs out."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def run(self, work, items):
+        """The results of ``work`` on the parts of ``items``, as a list."""
+        results, start = [], 0
+        while start < len(items):
+            part = items[start : start + self.size]
+            try:
+                results.append(work(part))
+                start += len(part)
+                continue
+            except RuntimeError as error:
+                if len(part) == 1 or not should_reduce_batch_size(error):
+                    raise
+            # Only here is the error gone, and with it what the failed pass kept in memory.
+            self.size = len(part) // 2
+            warnings.warn(f"Out of memory: going on with {self.size} at a time.", stacklevel=2)
             clear_device_cache(garbage_collection=True)
-    return results
+        return results
