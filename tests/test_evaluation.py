@@ -1,4 +1,6 @@
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +77,21 @@ def test_mistake_16_choosing_and_reporting_prompts_are_disjoint():
     for prompts in (DEV_PROMPTS, TEST_PROMPTS):
         assert len(set(prompts)) == len(prompts)
     assert len(TEST_PROMPTS) >= 40
+
+
+def test_mistake_16_notebook_06_chooses_before_it_meets_the_test_prompts():
+    path = Path(__file__).parents[1] / "notebooks" / "06_measuring_the_effect.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = {c["id"]: "".join(c["source"]) for c in cells if c["cell_type"] == "code"}
+    order = list(code)
+    choice = order.index("choose")
+    uses = {"DEV_PROMPTS": [], "TEST_PROMPTS": []}
+    for number, name in enumerate(order):
+        for prompts, places in uses.items():
+            if f"tokenizer, {prompts}" in code[name]:  # an argument, not only imported or shown
+                places.append(number)
+    assert uses["DEV_PROMPTS"] and max(uses["DEV_PROMPTS"]) < choice
+    assert uses["TEST_PROMPTS"] and min(uses["TEST_PROMPTS"]) > choice
 
 
 def test_word_lists_are_distinct_single_tokens_of_the_bundled_model():
