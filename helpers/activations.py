@@ -8,7 +8,6 @@ from numbers import Integral
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .models import (
     SteeringError,
@@ -19,6 +18,7 @@ from .models import (
     encode,
     hidden_state,
     last_token,
+    progress,
     resolve_layer,
 )
 from .pairs import SENTIMENT_PAIRS
@@ -70,7 +70,7 @@ def residual_stream(model, tokenizer, prompts, position=-1, batch_size=32):
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     cache = torch.empty(len(blocks(model)), len(prompts), d_model(model))
     starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, "caching", leave=False, disable=len(starts) < 20):
+    for start in progress(starts, desc="caching"):
         rows = order[start : start + batch_size]
         batch = encode(model, tokenizer, [prompts[i] for i in rows])
         weights = _token_weights(batch["attention_mask"], position)

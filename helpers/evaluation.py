@@ -14,10 +14,17 @@ import torch
 from safetensors import SafetensorError
 from scipy.stats import bootstrap, rankdata
 from torch import Tensor
-from tqdm.auto import tqdm
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from .models import SteeringError, check_prompts, context_length, encode, last_token, model_name
+from .models import (
+    SteeringError,
+    check_prompts,
+    context_length,
+    encode,
+    last_token,
+    model_name,
+    progress,
+)
 from .steering import as_list, force_matrix, steer
 
 POSITIVE_WORDS = ["good", "great", "nice", "fantastic", "lovely", "best", "fun", "superb"]
@@ -97,7 +104,7 @@ def log_odds(
     forces = force_matrix(force, max(len(vectors), 1), len(prompts))
     scores = []
     starts = range(0, len(prompts), batch_size)
-    for start in tqdm(starts, "log-odds", leave=False, disable=len(starts) < 20):
+    for start in progress(starts, desc="log-odds"):
         rows = slice(start, start + batch_size)
         batch = encode(model, tokenizer, prompts[rows])
         with steer(model, vectors, forces[:, rows], layer) if vectors else nullcontext():
@@ -127,7 +134,7 @@ def perplexity(model, tokenizer, prompts, continuations, batch_size=32) -> Tenso
         raise SteeringError(f"A text has {longest} tokens: more than {model_name(model)} reads.")
     device = model.get_input_embeddings().weight.device
     result = torch.full([len(prompts)], torch.nan)
-    for start in range(0, len(prompts), batch_size):
+    for start in progress(range(0, len(prompts), batch_size), desc="perplexity"):
         rows = range(start, min(start + batch_size, len(prompts)))
         texts = [{"input_ids": heads[i] + tails[i]} for i in rows]
         batch = tokenizer.pad(texts, padding_side="right", return_tensors="pt").to(device)

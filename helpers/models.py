@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -181,3 +182,12 @@ def context_length(model):
 def last_token(attention_mask: Tensor) -> Tensor:
     """Index [prompt] of the last real token of each right-padded row."""
     return attention_mask.sum(1) - 1
+
+
+def progress(work=None, **labels):
+    """A progress bar that shows when work takes more than two seconds, and goes when it is done.
+
+    Arguments as those of ``tqdm``, whose variable TQDM_DISABLE=1 here hides it in notebooks too.
+    """
+    hidden = bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(work, leave=False, delay=2, disable=hidden, **labels)

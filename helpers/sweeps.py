@@ -8,11 +8,18 @@ from functools import partial
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from .directions import SteeringVector
 from .evaluation import NEGATIVE_WORDS, POSITIVE_WORDS, next_token_logits, odds, word_ids
-from .models import SteeringError, blocks, check_prompts, encode, hidden_state, with_hidden_state
+from .models import (
+    SteeringError,
+    blocks,
+    check_prompts,
+    encode,
+    hidden_state,
+    progress,
+    with_hidden_state,
+)
 from .steering import SteeredTexts, as_list, force_matrix, generate, layer_of, seed_list
 
 
@@ -110,7 +117,7 @@ def sweep(
             axes = own, torch.arange(forces.shape[1]), torch.arange(len(numbers))
             cells_at_once.run(partial(push_behind, layer), torch.cartesian_prod(*axes))
 
-    with _bar("sweep", steered.numel(), size) as bar:
+    with progress(total=steered.numel(), desc="sweep") as bar:
         prompts_at_once.run(experiments, lengths.argsort())  # similar lengths together
     return Sweep(steered - base, base, vectors, forces, prompts)
 
@@ -142,7 +149,7 @@ def sweep_texts(model, tokenizer, prompts, vectors, forces, seed=0, batch_size=2
         bar.update(len(part))
         return texts
 
-    with _bar("texts", len(cells), batch_size) as bar:
+    with progress(total=len(cells), desc="texts") as bar:
         texts = sum(_Parts(batch_size).run(continued, cells), [])
     starts = torch.arange(len(cells)).view(axes)[..., 0]
     return [[SteeredTexts(texts[i : i + axes[2]]) for i in row] for row in starts.tolist()]
@@ -187,11 +194,6 @@ def _starting_behind(model, layer, output):
             block.__dict__.pop("forward", None)
             if forward is not None:
                 block.forward = forward
-
-
-def _bar(name, total, size):
-    """A progress bar for long work; a short one would only flicker."""
-    return tqdm(total=total, desc=name, leave=False, disable=total < 100 * size)
 
 
 class _Parts:

@@ -14,6 +14,8 @@ from xdist.scheduler import LoadFileScheduling
 # the default because two processes that each spin on two threads take up to ten times longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# A bar appears when work takes longer than two seconds: stored outputs must not depend on that.
+os.environ.setdefault("TQDM_DISABLE", "1")
 # Nothing in the suite needs the network, so a hidden download should fail.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Stored outputs are those of the bundled model on the CPU.

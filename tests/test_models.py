@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from helpers import models
-from helpers.models import SteeringError, load_model
+from helpers.models import SteeringError, load_model, progress
 from tiny_models import DEPTH, FAMILIES, PROMPTS, WIDTH, new_model, tiny_model, tokenizer
 
 
@@ -175,3 +175,17 @@ def test_new_tokens_must_fit_the_context_too():
 def test_a_model_without_a_limit_reads_any_length():
     assert models.context_length(tiny_model("bloom")) is None
     models.encode(tiny_model("bloom"), tokenizer(), ["word " * 500])
+
+
+# -- Progress
+
+
+def test_progress_shows_long_work_and_can_be_hidden(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    bar = progress(range(3), desc="counting")
+    assert (bar.disable, bar.delay, bar.leave) == (False, 2, False)
+    assert list(bar) == [0, 1, 2]
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    hidden = progress(total=3)
+    assert hidden.disable
+    hidden.update(3)
