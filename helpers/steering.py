@@ -5,28 +5,20 @@ arXiv 2308.10248). No weight changes, and nothing is left behind.
 """
 
 import inspect
-import zlib
 from contextlib import ExitStack, contextmanager
-from numbers import Integral
-from typing import NamedTuple
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
-from transformers.utils import logging
 
 from .directions import SteeringVector
 from .models import (
     SteeringError,
     blocks,
-    check_prompts,
     d_model,
     decoder,
-    encode,
     hidden_state,
     resolve_layer,
     with_hidden_state,
 )
-from .plots import html_table
 
 POSITIONS = ("all", "prompt", "generated")
 
@@ -195,121 +187,3 @@ def force_matrix(force, n_vectors, n_rows=None):
         raise SteeringError(
             f"Forces of shape {shape} do not fit {n_vectors} vector(s){rows}."
         ) from None
-
-
-def seed_list(seed, n):
-    """One seed for each of n prompts; SteeringError if there are not as many."""
-    seeds = [int(seed)] * n if isinstance(seed, Integral) else [int(s) for s in seed]
-    if len(seeds) != n:
-        raise SteeringError(f"{len(seeds)} seeds were given for {n} prompts.")
-    return seeds
-
-
-class SteeredText(NamedTuple):
-    """One prompt, and how the model goes on from it without and with steering."""
-
-    prompt: str
-    base: str
-    steered: str
-
-
-class SteeredTexts(list):
-    """A list of ``SteeredText`` that shows as a table, base and steered side by side."""
-
-    def __repr__(self):
-        line = "{}\n   unsteered  {}\n   steered    {}"
-        return "\n".join(line.format(*(" ".join(x.split()) for x in text)) for text in self)
-
-    def _repr_html_(self):
-        return html_table([("Prompt", "Unsteered", "Steered"), *self])
-
-
-@torch.no_grad()
-def generate(
-    model,
-    tokenizer,
-    prompts,
-    vector,
-    force,
-    layer=None,
-    positions="all",
-    max_new_tokens=24,
-    temperature=0.8,
-    top_k=40,
-    seed=0,
-):
-    """Continue prompts twice in one batch: without steering, and with it.
-
-    Both sample with the same random numbers, so every difference is the steering's; at force 0
-    the texts are equal. A text depends on its prompt, force and seed, not on the rest of the
-    batch.
-
-    Parameters
-    ----------
-    prompts : list of str
-    vector, force, layer, positions
-        As in ``steer``; a row is a prompt.
-    temperature : float
-        0 takes the likeliest token each time and ignores the seed.
-    top_k : int
-        Sample among the so many likeliest tokens.
-    seed : int or list of int
-        One for all prompts, or one for each.
-
-    Returns a list of ``SteeredText(prompt, base, steered)`` that shows as a table. Raises
-    SteeringError as ``steer`` does, and for prompts that cannot be used.
-    """
-    prompts = check_prompts(prompts)
-    batch = encode(model, tokenizer, prompts, padding_side="left", new_tokens=max_new_tokens)
-    n, width = batch["input_ids"].shape
-    forces = force_matrix(force, len(as_list(vector)), n)
-    keys = list(zip(seed_list(seed, n), prompts, strict=True))
-    first = {key: row for row, key in reversed(list(enumerate(keys)))}
-    bases = list(first.values())  # rows of one prompt and seed share their unsteered text
-    rows = torch.tensor([*bases, *range(n)])
-    both = torch.cat([torch.zeros(len(forces), len(bases)), forces], 1)
-    lengths = batch["attention_mask"].sum(1)[rows]
-    noise = _SharedNoise([keys[row] for row in rows], temperature, top_k)
-    with ExitStack() as stack:
-        stack.enter_context(steer(model, vector, both, layer, positions, lengths))
-        # A row that ended early is filled with padding; the model would warn of it.
-        stack.callback(logging.set_verbosity, logging.get_verbosity())
-        logging.set_verbosity_error()
-        output = model.generate(
-            **{name: tensor[rows] for name, tensor in batch.items()},
-            max_new_tokens=max_new_tokens,
-            logits_processor=LogitsProcessorList([noise]),
-            do_sample=False,  # the noise makes the choice random
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    new = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    base = dict(zip(first, new, strict=False))
-    return SteeredTexts(
-        SteeredText(key[1], base[key], text) for key, text in zip(keys, new[-n:], strict=True)
-    )
-
-
-class _SharedNoise(LogitsProcessor):
-    """Turns greedy choice into sampling, with the same luck for base and steered text.
-
-    The largest of logit/temperature + Gumbel noise is a sample from the softmax (Gumbel-max
-    trick). A row's noise comes from its seed and prompt, so rows that share both share it.
-    """
-
-    def __init__(self, seeds_and_prompts, temperature, top_k):
-        self.temperature, self.top_k = temperature, top_k
-        numbers = [zlib.crc32(repr(pair).encode()) for pair in seeds_and_prompts]
-        self.generators = {number: torch.Generator().manual_seed(number) for number in numbers}
-        places = {number: row for row, number in enumerate(self.generators)}
-        self.rows = torch.tensor([places[number] for number in numbers])
-
-    def __call__(self, input_ids, scores):
-        if self.temperature == 0:
-            return scores
-        draws = [
-            torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators.values()
-        ]
-        gumbel = -torch.stack(draws).log().to(scores.device)
-        best, tokens = scores.topk(min(self.top_k, scores.shape[1]))
-        noisy = best / self.temperature + gumbel[self.rows.to(scores.device)[:, None], tokens]
-        return torch.full_like(scores, -torch.inf).scatter(1, tokens, noisy)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .directions import SteeringVector
 from .evaluation import NEGATIVE_WORDS, POSITIVE_WORDS, next_token_logits, odds, word_ids
+from .generation import SteeredTexts, generate, seed_list
 from .models import (
     SteeringError,
     blocks,
@@ -20,7 +21,7 @@ from .models import (
     progress,
     with_hidden_state,
 )
-from .steering import SteeredTexts, as_list, force_matrix, generate, layer_of, seed_list
+from .steering import as_list, force_matrix, layer_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,9 @@ from .evaluation import (
     perplexity,
     word_ids,
 )
+from .generation import generate
 from .models import encode
-from .steering import generate, steer
+from .steering import steer
 from .sweeps import sweep_texts
 
 

@@ -11,9 +11,9 @@ from helpers import plots
 from helpers.activations import typical_norm
 from helpers.directions import find_vectors
 from helpers.evaluation import DEV_PROMPTS, log_price
+from helpers.generation import generate
 from helpers.models import load_model
 from helpers.pairs import SENTIMENT_PAIRS
-from helpers.steering import generate
 from helpers.sweeps import sweep, sweep_texts
 
 FOLDER = Path(__file__).parent

@@ -35,9 +35,10 @@ from helpers.evaluation import (  # noqa: E402
     word_ids,
 )
 from helpers.explorer import Explorer  # noqa: E402
+from helpers.generation import generate  # noqa: E402
 from helpers.models import blocks, d_model, encode, load_model  # noqa: E402
 from helpers.pairs import SENTIMENT_PAIRS  # noqa: E402
-from helpers.steering import generate, steer  # noqa: E402
+from helpers.steering import steer  # noqa: E402
 
 NEW_TOKENS = 24
 N_FORCES = 9

@@ -28,9 +28,10 @@ from helpers.evaluation import (
     repetition,
     word_ids,
 )
+from helpers.generation import SteeredText
 from helpers.models import SteeringError, encode
 from helpers.pairs import SENTIMENT_PAIRS
-from helpers.steering import SteeredText, steer
+from helpers.steering import steer
 from tiny_models import (
     FAMILIES,
     PROMPTS,

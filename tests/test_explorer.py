@@ -18,9 +18,9 @@ from helpers.activations import typical_norm
 from helpers.directions import find_vectors
 from helpers.evaluation import DEV_PROMPTS, log_odds, perplexity
 from helpers.explorer import SHARES, Explorer, LayerExplorer, explore, explore_layers
+from helpers.generation import generate
 from helpers.models import SteeringError, load_model
 from helpers.pairs import SENTIMENT_PAIRS
-from helpers.steering import generate
 from helpers.views import (
     Result,
     Setting,

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from helpers.activations import capture
+from helpers.generation import generate
 from helpers.models import SteeringError, blocks
-from helpers.steering import ablate, force_matrix, generate, steer, steered_tokens
+from helpers.steering import ablate, force_matrix, steer, steered_tokens
 from tiny_models import (
     DEPTH,
     FAMILIES,

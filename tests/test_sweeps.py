@@ -20,9 +20,10 @@ from helpers.evaluation import (
     mean_with_interval,
     word_ids,
 )
+from helpers.generation import generate
 from helpers.models import SteeringError, encode, load_model
 from helpers.pairs import SENTIMENT_PAIRS, check_pairs, split
-from helpers.steering import generate, steer
+from helpers.steering import steer
 from helpers.sweeps import Sweep, sweep, sweep_texts
 from test_evaluation import plain_log_odds
 from tiny_models import (

@@ -26,11 +26,11 @@ from helpers.evaluation import (
     log_price,
     mean_with_interval,
 )
+from helpers.generation import generate
 from helpers.models import encode, load_model
 from helpers.pairs import SENTIMENT_PAIRS
 from helpers.pocket.corpus import is_held_out, is_suitable, read_corpus
 from helpers.pocket.train import bits_per_character
-from helpers.steering import generate
 from helpers.sweeps import sweep, sweep_texts
 
 TARGET = 2.0  # nats of log-odds: the shift whose price is reported
