@@ -2,7 +2,8 @@
 
 pytest loads this file first when it runs the whole project, and the notebooks' kernels
 inherit the environment set here. `pytest notebooks/01_contrastive_pairs.ipynb` alone does
-not read it: then the notebook runs in your own environment, on your own STEERING_MODEL.
+not read it: then the notebook runs in your own environment, on your own STEERING_MODEL, and
+only notebooks/conftest.py is read.
 """
 
 import os
@@ -14,7 +15,7 @@ from xdist.scheduler import LoadFileScheduling
 # the default because two processes that each spin on two threads take up to ten times longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# A bar appears when work takes longer than two seconds: stored outputs must not depend on that.
+# As in notebooks/conftest.py, for the kernels that are started from here.
 os.environ.setdefault("TQDM_DISABLE", "1")
 # Nothing in the suite needs the network, so a hidden download should fail.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
