@@ -4,9 +4,7 @@ The word lists, prompts and sentences share no contrast word with ``SENTIMENT_PA
 prompts no beginning: what is measured was not used to find the direction.
 """
 
-import json
 from contextlib import nullcontext
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,17 +23,17 @@ from .models import (
     model_name,
     progress,
 )
+from .pairs import TEXTS
 from .steering import as_list, force_matrix, steer
 
 POSITIVE_WORDS = ["good", "great", "nice", "fantastic", "lovely", "best", "fun", "superb"]
 NEGATIVE_WORDS = ["bad", "worst", "poor", "boring", "ugly", "dull", "stupid", "worse"]
 
-_TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
-DEV_PROMPTS = _TEXTS["dev_prompts"]  # choose layer and force on these …
-TEST_PROMPTS = _TEXTS["test_prompts"]  # … and report on these, once
-POSITIVE_SENTENCES = _TEXTS["positive_sentences"]
-NEGATIVE_SENTENCES = _TEXTS["negative_sentences"]
-UNRELATED_PROMPTS = _TEXTS["unrelated_prompts"]  # no judgement is due: what steering should spare
+DEV_PROMPTS = TEXTS["dev_prompts"]  # choose layer and force on these …
+TEST_PROMPTS = TEXTS["test_prompts"]  # … and report on these, once
+POSITIVE_SENTENCES = TEXTS["positive_sentences"]
+NEGATIVE_SENTENCES = TEXTS["negative_sentences"]
+UNRELATED_PROMPTS = TEXTS["unrelated_prompts"]  # no judgement is due: what steering should spare
 
 
 def word_ids(tokenizer, words):
@@ -239,10 +237,7 @@ def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:
     values = np.asarray(values, dtype=float)
     if values.size < 2:
         raise SteeringError(f"An interval over {values.size} prompt(s) does not exist: give more.")
-    options = {"n_resamples": 10_000, "method": "percentile", "rng": np.random.default_rng(seed)}
-    result = bootstrap((values,), np.mean, confidence_level=confidence, **options)
-    low, high = result.confidence_interval
-    return Estimate(float(values.mean()), float(low), float(high))
+    return _estimate([values], np.mean, 10_000, confidence, seed)
 
 
 def auc_with_interval(positive, negative, confidence=0.95, seed=0) -> Estimate:
@@ -262,7 +257,17 @@ def auc_with_interval(positive, negative, confidence=0.95, seed=0) -> Estimate:
         ranks = rankdata(np.concatenate([above, below], axis=-1), axis=-1)[..., :n]
         return (ranks.sum(-1) - n * (n + 1) / 2) / (n * m)
 
-    options = {"n_resamples": 2_000, "method": "percentile", "rng": np.random.default_rng(seed)}
-    result = bootstrap(sides, auc, confidence_level=confidence, vectorized=True, **options)
-    low, high = result.confidence_interval
-    return Estimate(float(auc(*sides)), float(low), float(high))
+    return _estimate(sides, auc, 2_000, confidence, seed)
+
+
+def _estimate(samples, statistic, n_resamples, confidence, seed):
+    """A statistic of samples, with its percentile bootstrap interval."""
+    low, high = bootstrap(
+        samples,
+        statistic,
+        n_resamples=n_resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Estimate(float(statistic(*samples)), float(low), float(high))

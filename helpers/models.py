@@ -189,5 +189,7 @@ def progress(work=None, **labels):
 
     Arguments as those of ``tqdm``, whose variable TQDM_DISABLE=1 here hides it in notebooks too.
     """
-    hidden = bool(os.environ.get("TQDM_DISABLE"))
+    steps = labels["total"] if work is None else len(work)
+    # Of a single step a bar tells nothing, and in a notebook making one takes a widget.
+    hidden = steps < 2 or bool(os.environ.get("TQDM_DISABLE"))
     return tqdm(work, leave=False, delay=2, disable=hidden, **labels)

@@ -21,9 +21,9 @@ SENTIMENT_PAIRS = [
 
 # For comparisons of pairs, in notebook 07: more short ones of the same make, and long ones
 # whose two sides share nothing but their tone.
-_TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
-MORE_PAIRS = [tuple(pair) for pair in _TEXTS["more_pairs"]]
-VARIED_PAIRS = [tuple(pair) for pair in _TEXTS["varied_pairs"]]
+TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
+MORE_PAIRS = [tuple(pair) for pair in TEXTS["more_pairs"]]
+VARIED_PAIRS = [tuple(pair) for pair in TEXTS["varied_pairs"]]
 
 
 def tokens(tokenizer, text):
