@@ -174,8 +174,9 @@ def force_matrix(force, n_vectors, n_rows=None):
     Raises SteeringError if a force is not finite or there are not as many as needed.
     """
     forces = torch.as_tensor(force, dtype=torch.float32, device="cpu")
-    if not forces.isfinite().all():
-        raise SteeringError(f"The force must be a finite number, got {force!r}.")
+    odd = forces[~forces.isfinite()]
+    if len(odd):
+        raise SteeringError(f"The force must be a finite number, got {odd[0]:g}.")
     shape = list(forces.shape)
     if forces.ndim == 1:  # for one vector they are the rows' forces, for several the vectors'
         forces = forces[None, :] if n_vectors == 1 else forces[:, None]

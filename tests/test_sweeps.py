@@ -25,7 +25,6 @@ from helpers.models import SteeringError, encode, load_model
 from helpers.pairs import SENTIMENT_PAIRS, check_pairs, split
 from helpers.steering import steer
 from helpers.sweeps import Sweep, sweep, sweep_texts
-from test_evaluation import plain_log_odds
 from tiny_models import (
     DEPTH,
     FAMILIES,
@@ -35,6 +34,7 @@ from tiny_models import (
     make_vector,
     new_model,
     no_hook_left,
+    plain_log_odds,
     tiny_model,
     tokenizer,
 )
@@ -302,8 +302,8 @@ BAD_INPUT = [
     ({"prompts": "one string"}, r"got one string: use \['one string'\]"),
     ({"prompts": ["The soup", " "]}, "Prompt 1 is empty"),
     ({"prompts": ["word " * 65]}, r"has 6\d tokens.*tiny-gpt2 reads at most 64. Shorten it"),
-    ({"forces": [1.0, math.nan]}, "force must be a finite number, got .*nan"),
-    ({"forces": [[1.0], [2.0], [3.0], [-math.inf]]}, "force must be a finite number, got tensor"),
+    ({"forces": [1.0, math.nan]}, "force must be a finite number, got nan"),
+    ({"forces": [[1.0], [2.0], [3.0], [-math.inf]]}, "force must be a finite number, got -inf"),
     ({"forces": []}, r"shape \[0\] do not fit 4 vector\(s\): give \[force\]"),
     ({"forces": [[], [], [], []]}, r"shape \[4, 0\] do not fit 4 vector\(s\)"),
     ({"forces": 2.0}, r"shape \[\] do not fit 4 vector\(s\)"),

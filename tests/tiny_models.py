@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from helpers.directions import SteeringVector
+from helpers.evaluation import NEGATIVE_WORDS, POSITIVE_WORDS
 from helpers.models import POCKET
 
 WIDTH = 32
@@ -161,3 +162,16 @@ def token_ids(prompt):
 def logits_of(model, ids, **kwargs):
     """[row, token, vocabulary], in one forward pass without a cache."""
     return model(input_ids=ids, use_cache=False, **kwargs).logits
+
+
+def plain_log_odds(model, prompt, pushes=()):
+    """``log_odds`` of one prompt from its full logits; ``pushes`` are (layer, delta)."""
+    if pushes:
+        with plain_push(model, *pushes[0]):
+            return plain_log_odds(model, prompt, pushes[1:])
+    log_probabilities = logits_of(model, token_ids(prompt))[0, -1].log_softmax(0)
+    sides = []
+    for words in (POSITIVE_WORDS, NEGATIVE_WORDS):
+        ids = [token_ids(" " + word).item() for word in words]
+        sides.append(sum(log_probabilities[i].exp() for i in ids).log())
+    return (sides[0] - sides[1]).item()
