@@ -23,12 +23,12 @@ PROMPT = "The hotel room was"
 def draw_ladder(model, tokenizer, vectors, scale):
     """One prompt and one seed, continued under five forces."""
     layer = len(vectors) // 3
-    fractions = torch.tensor([0.4, 0.2, 0.0, -0.2, -0.4])
+    fractions = torch.tensor([0.2, 0.1, 0.0, -0.1, -0.2])
     rows = [PROMPT] * len(fractions)
     forces = fractions * scale[layer]
     texts = generate(model, tokenizer, rows, vectors[layer], forces, max_new_tokens=20)
     figure, ax = plt.subplots(figsize=(8.5, 3.6))
-    colours = plt.get_cmap("RdBu")(0.5 + fractions.numpy())
+    colours = plt.get_cmap("RdBu")(0.5 + 2 * fractions.numpy())
     for y, (text, colour) in enumerate(zip(texts, colours, strict=True)):
         ax.barh(-y, 1, height=0.86, color=(*colour[:3], 0.35))
         words = textwrap.fill(f"{PROMPT} … {' '.join(text.steered.split())}", 84)

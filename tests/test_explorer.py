@@ -88,7 +88,7 @@ class Page(HTMLParser):
 # -- What a setting does
 
 
-@pytest.mark.parametrize("force", [66.4, -100.0])
+@pytest.mark.parametrize("force", [466.4, -600.0])
 def test_result_equals_the_measurements_made_one_by_one(pocket, force):
     model, its_tokenizer, vectors, norms = pocket
     setting = Setting(PROMPT, "sentiment", 4, force, 20, 3)

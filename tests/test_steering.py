@@ -674,7 +674,7 @@ def test_rows_of_one_prompt_and_seed_share_their_base(positions, temperature):
     )
     soup, film, _ = PROMPTS
     prompts, seeds = [soup, film, soup, soup, film], [1, 1, 1, 2, 1]
-    forces = [FORCE, -FORCE, -5 * FORCE, FORCE, 0.0]
+    forces = [5 * FORCE, -FORCE, -5 * FORCE, FORCE, 0.0]
     kwargs = {"positions": positions, "temperature": temperature}
     found = generate(
         model, tokenizer(), prompts, make_vector(), forces, seed=seeds, max_new_tokens=8, **kwargs

@@ -4,6 +4,7 @@ import copy
 import gzip
 import json
 import lzma
+import os
 import random
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from helpers.pocket import train as training
 from helpers.pocket.optimiser import MasterCopy, Muon, orthogonalise
 
 ROOT = Path(__file__).parent.parent
+# Seconds by default, so that the tests stay quick; .ci/run asks for two minutes.
+MINUTES = float(os.environ.get("STEERING_TRAIN_MINUTES", 0.1))
 SMALL = (
     "--vocab 600 --width 32 --heads 2 --layers 2 --context 32 --batch 8 --device cpu "
     "--dtype float32 --checkpoint-minutes 0.01"
@@ -81,13 +84,12 @@ def test_killed_run_goes_on_and_finishes(folder, tmp_path):
     left = torch.load(checkpoint, weights_only=True)["record"]
     assert left["step"] > 0 and not (out / "config.json").exists()
 
-    done = subprocess.run(
-        command(folder, out, left["seconds"] / 60 + 0.1), cwd=ROOT, text=True, capture_output=True
-    )
+    minutes = left["seconds"] / 60 + MINUTES
+    done = subprocess.run(command(folder, out, minutes), cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert f"going on from step {left['step']}," in done.stdout
     report = json.loads((out / "training.json").read_text())
-    assert report["step"] > left["step"] and report["seconds"] > left["seconds"] + 5.9
+    assert report["step"] > left["step"] and report["seconds"] >= 60 * minutes
     curve = report["held_out_curve"]
     before = len(left["held_out_curve"])
     assert curve[:before] == left["held_out_curve"]  # one history, not a second one from zero
@@ -369,11 +371,14 @@ def test_measure_prints_every_table(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measure, "CURVE", [0.2])
     monkeypatch.setattr(measure, "DEV_PROMPTS", measure.DEV_PROMPTS[:2])
     monkeypatch.setattr(measure, "TEST_PROMPTS", measure.TEST_PROMPTS[:4])
-    measure.main(["--corpus", str(folder)])
+    picture = tmp_path / "curve.png"
+    measure.main(["--corpus", str(folder), "--picture", str(picture)])
+    assert picture.stat().st_size > 10_000
     out = capsys.readouterr().out
-    for word in ("Speed", "Bits per character", "Reading", "Choice", "Steering", "Samples"):
-        assert f"### {word}" in out
+    words = "Speed Training Bits Reading Choice Steering Samples".split()
+    assert all(f"### {word}" in out for word in words)
     assert out.count("**The hotel room was**") == 3
+    assert "| imdb |" in out  # from the notes of the bundled model's own training
     assert "| rooms |" in out and "nan" not in out
 
 

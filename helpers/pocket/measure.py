@@ -8,14 +8,18 @@ force, which is made on DEV_PROMPTS and reported on TEST_PROMPTS.
 """
 
 import argparse
+import json
 import random
 import re
 import time
+from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
+from helpers import plots
 from helpers.activations import residual_stream, typical_norm
 from helpers.directions import find_vectors, probe
 from helpers.evaluation import (
@@ -27,7 +31,7 @@ from helpers.evaluation import (
     mean_with_interval,
 )
 from helpers.generation import generate
-from helpers.models import encode, load_model
+from helpers.models import POCKET, encode, load_model, model_name
 from helpers.pairs import SENTIMENT_PAIRS
 from helpers.pocket.corpus import is_held_out, is_suitable, read_corpus
 from helpers.pocket.train import bits_per_character
@@ -65,6 +69,35 @@ def held_out_records(folder):
         if is_held_out(record["text"]) and is_suitable(record["text"]):
             found.setdefault(source, []).append(record)
     return found
+
+
+def report_training(model):
+    """What ``train.py`` noted beside the weights; nothing for a model of another make."""
+    name = model_name(model)
+    notes = (POCKET if name == "pocket" else Path(name)) / "training.json"
+    if not notes.exists():
+        return
+    found = json.loads(notes.read_text(encoding="utf-8"))
+    settings, sources = found["settings"], found["sources"]
+    rows = [
+        ["parameters", f"{found['parameters'] / 1e6:.1f} million"],
+        ["training", f"{found['seconds'] / 60:.0f} minutes on {found['hardware']}"],
+        ["arithmetic", f"{settings['dtype']}, PyTorch {found['torch']}"],
+        ["tokens seen", f"{found['tokens_seen'] / 1e6:.1f} million"],
+        ["passes over the corpus", f"{found['passes']:.1f}"],
+        ["steps", f"{found['step']:,} of {settings['batch']} windows"],
+        ["loss on training text, at the end", f"{found['loss']:.2f} nats per token"],
+        ["loss on held-out text", f"{found['held_out_curve'][-1][1]:.2f} nats per token"],
+    ]
+    print("### Training\n")
+    table(["", ""], rows)
+    rows = []
+    for source, share in found["shares"].items():
+        facts = sources[source]
+        kept = facts["train_texts"] + facts["held_out_texts"]
+        left_out = facts["left_out"] / (kept + facts["left_out"])
+        rows.append([source, f"{facts['train_texts']:,}", f"{left_out:.1%}", f"{share:.1%}"])
+    table(["source", "texts trained on", "left out by the filter", "share of windows"], rows)
 
 
 def report_bits(model, tokenizer, records):
@@ -219,15 +252,43 @@ def report_steering(model, tokenizer, vector, norm, share):
         "perplexity ratio, 95 % interval",
     ]
     table(["", "both signs", "positive", "negative"], list(zip(names, *columns, strict=True)))
+
+
+def report_curve(model, tokenizer, vector, norm, share, picture=None):
+    """Shift and price over force: a weak, a useful and a broken region."""
     print("Over force, at the same layer:\n")
-    rows = []
+    moved, costs = [], []  # [force, sign]
     for step in CURVE:
         up, down = shifts(model, tokenizer, TEST_PROMPTS, vector, [step * norm])[0].mean(1)
+        moved.append([up.item(), -down.item()])
         cost = log_prices(model, tokenizer, TEST_PROMPTS, vector, step * norm, n_seeds=1)
-        costs = cost.nanmean(1).exp().tolist()
-        rows.append([f"{step:g}", f"{up:+.2f}", f"{-down:+.2f}", *(f"{c:.2f}" for c in costs)])
+        costs.append(cost.nanmean(1).exp().tolist())
+    rows = [
+        [f"{step:g}", *(f"{x:+.2f}" for x in shift), *(f"{x:.2f}" for x in cost)]
+        for step, shift, cost in zip(CURVE, moved, costs, strict=True)
+    ]
     head = ["typical norms", "shift, positive", "shift, negative"]
     table([*head, "perplexity ratio, positive", "perplexity ratio, negative"], rows)
+    if picture:
+        draw_curve(moved, costs, vector.layer, share, picture)
+
+
+def draw_curve(moved, costs, layer, share, picture):
+    """Both columns of numbers over force, into a file."""
+    figure, axes = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True)
+    for ax, pairs, label in (
+        (axes[0], moved, "shift of the log-odds"),
+        (axes[1], costs, "perplexity ratio"),
+    ):
+        up, down = zip(*pairs, strict=True)
+        plots.lines(ax, CURVE, {"positive force": up, "negative force": down}, "", label)
+        ax.axvline(share, color=plots.NEUTRAL, ls="--")
+    axes[0].set_title(f"layer {layer}; dashed: the force that shifts by {TARGET:g}")
+    axes[1].set(yscale="log", xscale="log", xlabel="force in typical norms")
+    axes[1].set_xticks(CURVE, [f"{step:g}" for step in CURVE])
+    axes[1].minorticks_off()
+    figure.savefig(picture, dpi=120)
+    plt.close(figure)
 
 
 def report_samples(model, tokenizer, vector, force):
@@ -263,9 +324,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", help="as in load_model; default: the bundled one")
     parser.add_argument("--corpus", help="folder of JSON-lines files the model was trained on")
+    parser.add_argument("--picture", help="file to draw the curve over force into, such as x.png")
     args = parser.parse_args(argv)
     report_speed(args.model)
     model, tokenizer = load_model(args.model)
+    report_training(model)
     records = held_out_records(args.corpus) if args.corpus else {}
     if records:
         report_bits(model, tokenizer, records)
@@ -279,6 +342,7 @@ def main(argv=None):
     layer, share = choice
     norm = norms[layer].item()
     report_steering(model, tokenizer, vectors[layer], norm, share)
+    report_curve(model, tokenizer, vectors[layer], norm, share, args.picture)
     report_samples(model, tokenizer, vectors[layer], share * norm)
 
 
