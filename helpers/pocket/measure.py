@@ -100,13 +100,14 @@ def report_training(model):
     table(["source", "texts trained on", "left out by the filter", "share of windows"], rows)
 
 
-def report_bits(model, tokenizer, records):
+def report_bits(model, tokenizer, records, characters):
     print("### Bits per character on held-out text\n")
+    print(f"Of each source about {characters:,} characters, or all there are.\n")
     rows = []
     for source, members in records.items():
         texts = [record["text"] for record in members]
         random.Random(0).shuffle(texts)
-        bits = bits_per_character(model, tokenizer, texts)
+        bits = bits_per_character(model, tokenizer, texts, characters)
         rows.append([source, len(texts), f"{bits:.2f}"])
     table(["source", "held-out texts", "bits per character"], rows)
 
@@ -324,6 +325,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", help="as in load_model; default: the bundled one")
     parser.add_argument("--corpus", help="folder of JSON-lines files the model was trained on")
+    parser.add_argument(
+        "--characters", type=int, default=100_000, help="of each source, for the bits per character"
+    )
     parser.add_argument("--picture", help="file to draw the curve over force into, such as x.png")
     args = parser.parse_args(argv)
     report_speed(args.model)
@@ -331,7 +335,7 @@ def main(argv=None):
     report_training(model)
     records = held_out_records(args.corpus) if args.corpus else {}
     if records:
-        report_bits(model, tokenizer, records)
+        report_bits(model, tokenizer, records, args.characters)
     vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
     report_reading(model, tokenizer, vectors, records)
     norms = typical_norm(model, tokenizer)
