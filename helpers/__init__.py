@@ -1,6 +1,14 @@
-"""Activation steering, one small module per notebook.
+"""Activation steering, one small module a subject, in the order of the notebooks.
 
-``models → pairs → activations → directions → steering → generation → evaluation → sweeps →
-views → explorer``: imports run one way, and a reader who finished notebook NN can read the
-modules of the same subject.
+``models``, ``batches``, ``tables``, ``plots`` and ``concepts`` serve them all. Imports run one
+way, ``pairs → activations → directions → steering → generation → evaluation → sweeps →
+statistics → views → explorer``, and a reader who finished notebook NN can read its modules.
 """
+
+import os
+import sys
+
+# Torch's threads wait for each other by spinning unless told otherwise, and beside any other busy
+# process that makes them three to fifty times slower. The setting is read once, when torch loads.
+TORCH_CAME_FIRST = "torch" in sys.modules and "OMP_WAIT_POLICY" not in os.environ
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

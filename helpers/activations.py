@@ -9,19 +9,19 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from .batches import READING, Batches
+from .concepts import SENTIMENT
 from .models import (
     SteeringError,
     blocks,
-    check_prompts,
     d_model,
     decoder,
     encode,
     hidden_state,
     last_token,
-    progress,
     resolve_layer,
+    rows_of,
 )
-from .pairs import SENTIMENT_PAIRS
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def capture(model, layers=None, keep=torch.clone):
 
 
 @torch.no_grad()
-def residual_stream(model, tokenizer, prompts, position=-1, batch_size=32):
+def residual_stream(model, tokenizer, prompts, position=-1, batch_tokens=READING) -> Tensor:
     """Cache one vector per layer and prompt.
 
     Parameters
@@ -59,34 +59,35 @@ def residual_stream(model, tokenizer, prompts, position=-1, batch_size=32):
         Which token of each prompt: -1 is the last real one, 0 the first. ``"mean"`` averages
         all of them but the first, which in GPT-2 carries a massive activation
         (Sun et al. 2024, arXiv 2402.17762).
-    batch_size : int
-        Prompts per forward pass. Prompts of similar length share one; the result does not
-        depend on it.
+    batch_tokens : int
+        Tokens in one forward pass; the result does not depend on it.
 
     Returns float32 [layer, prompt, d_model] on the CPU.
     Raises SteeringError for prompts that cannot be used, or that have no token at this position.
     """
-    prompts = check_prompts(prompts)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    cache = torch.empty(len(blocks(model)), len(prompts), d_model(model))
-    starts = range(0, len(order), batch_size)
-    for start in progress(starts, desc="caching"):
-        rows = order[start : start + batch_size]
-        batch = encode(model, tokenizer, [prompts[i] for i in rows])
-        weights = _token_weights(batch["attention_mask"], position)
-        with capture(model, keep=lambda h, w=weights: _pick(h, w)) as captured:
+    everything = encode(model, tokenizer, prompts)
+    weights = _token_weights(everything["attention_mask"], position)
+    lengths = everything["attention_mask"].sum(1).tolist()
+    cache = torch.empty(len(blocks(model)), len(lengths), d_model(model))
+
+    def read(rows):
+        batch = rows_of(everything, rows)
+        wanted = weights[rows, : batch["input_ids"].shape[1]]
+        with capture(model, keep=lambda hidden: _pick(hidden, wanted)) as captured:
             decoder(model)(**batch, use_cache=False)
         for layer, picked in captured.items():
             cache[layer, rows] = picked
+
+    Batches(batch_tokens).run(read, lengths, "caching")
     return cache
 
 
-def _pick(hidden, weights):
+def _pick(hidden, weights) -> Tensor:
     """Weighted sum over the tokens: [batch, token, d_model] to [batch, d_model]."""
     return torch.einsum("btd,bt->bd", hidden.float(), weights.to(hidden.device)).cpu()
 
 
-def _token_weights(attention_mask, position):
+def _token_weights(attention_mask, position) -> Tensor:
     """[batch, token]: 1 at the wanted token of each right-padded row, or a mean's weights."""
     columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = last_token(attention_mask)[:, None]
@@ -106,18 +107,16 @@ def _token_weights(attention_mask, position):
 
 
 @torch.no_grad()
-def typical_norm(model, tokenizer, prompts=None) -> Tensor:
+def typical_norm(model, tokenizer, concept=SENTIMENT, prompts=None) -> Tensor:
     """The length that the residual stream usually has: the scale of a force.
 
     Median over all real tokens of the prompts, the first of each left out (its massive
     activation would swamp the rest).
 
-    Prompts default to the sentences of ``SENTIMENT_PAIRS``. Returns float32 [layer] on the CPU.
+    Prompts default to those of the concept's pairs. Returns float32 [layer] on the CPU.
     Raises SteeringError for prompts that cannot be used, or if none has a second token.
     """
-    if prompts is None:
-        prompts = [prompt for pair in SENTIMENT_PAIRS for prompt in pair]
-    batch = encode(model, tokenizer, prompts)
+    batch = encode(model, tokenizer, concept.pair_prompts if prompts is None else prompts)
     real = batch["attention_mask"].bool()
     real[:, 0] = False
     if not real.any():

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from .activations import residual_stream
-from .models import SteeringError, d_model, model_name
+from .models import SteeringError, d_model, fingerprint, model_name
 from .pairs import split
 
 
@@ -28,8 +28,9 @@ class SteeringVector:
     layer: int  # the block at whose output it was read
     raw_norm: float  # its length before normalising
     method: str
-    model_name: str
+    model_name: str  # for messages
     n_pairs: int
+    fingerprint: str = ""  # of the weights of the model it belongs to; "" if unknown
 
     def __post_init__(self):
         unit = self.direction.detach().to("cpu", torch.float32)
@@ -41,12 +42,22 @@ class SteeringVector:
         object.__setattr__(self, "direction", unit)
 
     @classmethod
-    def from_raw(cls, raw, **fields):
+    def from_raw(cls, raw, **fields) -> "SteeringVector":
         """Make one from a vector of any length, which becomes ``raw_norm``."""
         norm = raw.float().norm().item()
         if not 0 < norm < float("inf"):
             raise SteeringError(f"A vector of norm {norm} has no direction.")
         return cls(direction=raw.float() / norm, raw_norm=norm, **fields)
+
+    def like(self, raw, method, n_pairs=0) -> "SteeringVector":
+        """Another vector for the same layer of the same model, with its own provenance.
+
+        ``raw`` [d_model] has any length but 0; ``method`` says in a word how it was made, and
+        ``n_pairs`` from how many pairs.
+        """
+        source = {"layer": self.layer, "model_name": self.model_name}
+        source |= {"fingerprint": self.fingerprint, "method": method, "n_pairs": n_pairs}
+        return SteeringVector.from_raw(raw, **source)
 
     @property
     def raw(self) -> Tensor:
@@ -57,44 +68,48 @@ class SteeringVector:
         return replace(self, direction=-self.direction)
 
     def __mul__(self, factor):
-        return SteeringVector.from_raw(factor * self.raw, **self._source())
+        return self.like(factor * self.raw, self.method, self.n_pairs)
 
     __rmul__ = __mul__
 
     def __add__(self, other):
-        for field in ("model_name", "layer"):
-            mine, theirs = getattr(self, field), getattr(other, field)
-            if mine != theirs:
-                raise SteeringError(
-                    f"Only vectors of one layer of one model can be added: "
-                    f"{field} {mine!r} against {theirs!r}."
-                )
+        mine, theirs = _origin(self), _origin(other)
+        if not _same_origin(mine, theirs) or self.layer != other.layer:
+            raise SteeringError(
+                f"Only vectors of one layer of one model can be added: layer {self.layer} of "
+                f"{self.model_name!r} against layer {other.layer} of {other.model_name!r}."
+            )
         methods = dict.fromkeys([self.method, other.method])  # each once, in order
-        source = {**self._source(), "method": " + ".join(methods)}
-        source["n_pairs"] = self.n_pairs + other.n_pairs
-        return SteeringVector.from_raw(self.raw + other.raw, **source)
+        return self.like(self.raw + other.raw, " + ".join(methods), self.n_pairs + other.n_pairs)
 
     def __sub__(self, other):
         return self + -other
 
-    def random_like(self, seed):
+    def random_like(self, seed) -> "SteeringVector":
         """A random direction for the same layer, with the same ``raw_norm``: the control."""
         generator = torch.Generator().manual_seed(seed)
         direction = torch.randn(self.direction.shape, generator=generator)
-        method = f"random, seed {seed}"
-        return replace(self, direction=direction / direction.norm(), method=method, n_pairs=0)
+        raw = self.raw_norm * direction / direction.norm()
+        return self.like(raw, f"random, seed {seed}")
 
-    def save(self, path):
+    def save(self, path) -> None:
         """Write a safetensors file with the fields as metadata."""
-        fields = {name: str(value) for name, value in self._source().items()}
-        metadata = {**fields, "raw_norm": repr(self.raw_norm)}
-        save_file({"direction": self.direction.contiguous()}, path, metadata=metadata)
+        fields = {
+            "layer": str(self.layer),
+            "raw_norm": repr(self.raw_norm),
+            "method": self.method,
+            "model_name": self.model_name,
+            "n_pairs": str(self.n_pairs),
+            "fingerprint": self.fingerprint,
+        }
+        save_file({"direction": self.direction.contiguous()}, path, metadata=fields)
 
     @classmethod
-    def load(cls, path, model):
+    def load(cls, path, model) -> "SteeringVector":
         """Read a file written by ``save`` for use on this model.
 
-        Raises SteeringError if it is unreadable, or made on a model of another width or name.
+        Raises SteeringError if it is unreadable, or was made on other weights. A file that is
+        older than the fingerprint is compared by the name of its model.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -106,6 +121,7 @@ class SteeringVector:
                 method=fields["method"],
                 model_name=fields["model_name"],
                 n_pairs=int(fields["n_pairs"]),
+                fingerprint=fields.get("fingerprint", ""),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise SteeringError(
@@ -113,27 +129,29 @@ class SteeringVector:
                 "Make a new one with SteeringVector.save."
             ) from error
         width, here = len(vector.direction), d_model(model)
-        if (vector.model_name, width) != (model_name(model), here):
+        this = (fingerprint(model), model_name(model))
+        if width != here or not _same_origin(_origin(vector), this):
             raise SteeringError(
                 f"{path} was made on {vector.model_name!r} (width {width}) and cannot steer "
-                f"{model_name(model)!r} (width {here}): find the direction again on this model."
+                f"{model_name(model)!r} (width {here}), whose weights are others: find the "
+                "direction again on this model."
             )
         return vector
-
-    def _source(self):
-        """The fields that say where the vector comes from."""
-        return {
-            "layer": self.layer,
-            "method": self.method,
-            "model_name": self.model_name,
-            "n_pairs": self.n_pairs,
-        }
 
     def __repr__(self):
         return (
             f"SteeringVector({self.method}, layer {self.layer} of {self.model_name}, "
             f"{self.n_pairs} pairs, d_model {len(self.direction)}, raw_norm {self.raw_norm:.1f})"
         )
+
+
+def _origin(vector) -> tuple[str, str]:
+    return vector.fingerprint, vector.model_name
+
+
+def _same_origin(one, other) -> bool:
+    """Whether two (fingerprint, name) mean one model: by the weights where both are known."""
+    return one[0] == other[0] if one[0] and other[0] else one[1] == other[1]
 
 
 def mean_difference(positive, negative) -> Tensor:
@@ -177,7 +195,9 @@ def probe(positive, negative) -> Tensor:
 METHODS = {"mean_difference": mean_difference, "pca": pca, "probe": probe}
 
 
-def find_vectors(model, tokenizer, pairs, method="mean_difference", position=-1):
+def find_vectors(
+    model, tokenizer, pairs, method="mean_difference", position=-1
+) -> list[SteeringVector]:
     """The steering vector of a concept, one for each layer.
 
     Parameters
@@ -194,6 +214,7 @@ def find_vectors(model, tokenizer, pairs, method="mean_difference", position=-1)
         raise SteeringError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     positive, negative = split(pairs)
     cache = residual_stream(model, tokenizer, positive + negative, position)
+    weights = fingerprint(model)
     return [
         SteeringVector.from_raw(
             METHODS[method](layer_cache[: len(positive)], layer_cache[len(positive) :]),
@@ -201,6 +222,7 @@ def find_vectors(model, tokenizer, pairs, method="mean_difference", position=-1)
             method=method,
             model_name=model_name(model),
             n_pairs=len(positive),
+            fingerprint=weights,
         )
         for layer, layer_cache in enumerate(cache)
     ]
@@ -215,7 +237,7 @@ def cosines(vectors, others=None) -> Tensor:
     return rows @ (rows if others is None else _unit_rows(others)).T
 
 
-def _unit_rows(vectors):
+def _unit_rows(vectors) -> Tensor:
     if not isinstance(vectors, Tensor):
         vectors = torch.stack([vector.direction for vector in vectors])
     return torch.nn.functional.normalize(vectors.float(), dim=-1)

@@ -1,19 +1,19 @@
-"""Measure what steering did, and what it cost (notebook 06).
+"""What a push did, and what it cost (notebook 05).
 
-The word lists, prompts and sentences share no contrast word with ``SENTIMENT_PAIRS``, and the
-prompts no beginning: what is measured was not used to find the direction.
+Log-odds of the next word tell the effect; perplexity, price, repetition and a judge look at
+whole texts.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
-from scipy.stats import bootstrap, rankdata
 from torch import Tensor
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from .batches import READING, Batches
+from .concepts import SENTIMENT
 from .models import (
     SteeringError,
     check_prompts,
@@ -21,22 +21,12 @@ from .models import (
     encode,
     last_token,
     model_name,
-    progress,
+    rows_of,
 )
-from .pairs import TEXTS
 from .steering import as_list, force_matrix, steer
 
-POSITIVE_WORDS = ["good", "great", "nice", "fantastic", "lovely", "best", "fun", "superb"]
-NEGATIVE_WORDS = ["bad", "worst", "poor", "boring", "ugly", "dull", "stupid", "worse"]
 
-DEV_PROMPTS = TEXTS["dev_prompts"]  # choose layer and force on these …
-TEST_PROMPTS = TEXTS["test_prompts"]  # … and report on these, once
-POSITIVE_SENTENCES = TEXTS["positive_sentences"]
-NEGATIVE_SENTENCES = TEXTS["negative_sentences"]
-UNRELATED_PROMPTS = TEXTS["unrelated_prompts"]  # no judgement is due: what steering should spare
-
-
-def word_ids(tokenizer, words):
+def word_ids(tokenizer, words) -> list[int]:
     """The token of each word as it stands inside a sentence, with a space before it.
 
     Raises SteeringError, with the pieces, for words that are not one token in this vocabulary.
@@ -54,7 +44,13 @@ def word_ids(tokenizer, words):
     return ids
 
 
-def next_token_logits(model, batch):
+def word_sides(tokenizer, concept) -> tuple[list[int], list[int]]:
+    """The tokens of the concept's positive and of its negative words."""
+    positive, negative = (word_ids(tokenizer, words) for words in concept.words)
+    return positive, negative
+
+
+def next_token_logits(model, batch) -> Tensor:
     """Logits [row, vocabulary] behind the last real token of each row of a right-padded batch.
 
     Only those tokens meet the unembedding, the widest matrix of a small model.
@@ -72,7 +68,7 @@ def next_token_logits(model, batch):
         handle.remove()
 
 
-def odds(logits, sides):
+def log_odds_from(logits, sides) -> Tensor:
     """Log of P(side 0) over P(side 1), each a list of tokens: [row, vocabulary] to [row]."""
     above, below = (logits[:, side].float().logsumexp(1) for side in sides)
     return (above - below).cpu()
@@ -86,35 +82,57 @@ def log_odds(
     vector=None,
     force=0.0,
     layer=None,
-    positive=POSITIVE_WORDS,
-    negative=NEGATIVE_WORDS,
-    batch_size=128,
-):
-    """Sentiment of the next token: log of P(a positive word) over P(a negative word).
+    concept=SENTIMENT,
+    batch_tokens=READING,
+) -> Tensor:
+    """How the next word leans: log of P(a positive word) over P(a negative word) of the concept.
 
-    Deterministic; in nats; 0 where both are equally likely. ``vector``, ``force`` and ``layer``
-    are as in ``steer``, where a row is a prompt; without a vector nothing is steered. Returns
-    float32 [prompt] on the CPU. Raises SteeringError as ``steer``, ``encode``, ``word_ids`` do.
+    Deterministic; in nats (natural logarithm); 0 where both are equally likely. ``vector``,
+    ``force`` and ``layer`` are as in ``steer``, where a row is a prompt; without a vector nothing
+    is steered. Returns float32 [prompt] on the CPU. Raises SteeringError as ``steer``,
+    ``encode`` and ``word_ids`` do.
     """
     prompts = check_prompts(prompts)
-    sides = [word_ids(tokenizer, words) for words in (positive, negative)]
+    sides = word_sides(tokenizer, concept)
     vectors = [] if vector is None else as_list(vector)
     forces = force_matrix(force, max(len(vectors), 1), len(prompts))
-    scores = []
-    starts = range(0, len(prompts), batch_size)
-    for start in progress(starts, desc="log-odds"):
-        rows = slice(start, start + batch_size)
-        batch = encode(model, tokenizer, prompts[rows])
+    everything = encode(model, tokenizer, prompts)
+    scores = torch.empty(len(prompts))
+
+    def score(rows):
+        batch = rows_of(everything, rows)
         with steer(model, vectors, forces[:, rows], layer) if vectors else nullcontext():
-            scores.append(odds(next_token_logits(model, batch), sides))
-    return torch.cat(scores)
+            scores[rows] = log_odds_from(next_token_logits(model, batch), sides)
+
+    Batches(batch_tokens).run(score, everything["attention_mask"].sum(1).tolist(), "log-odds")
+    return scores
+
+
+def balanced_prompts(model, tokenizer, concept=SENTIMENT, n=3) -> list[str]:
+    """The n development prompts whose unsteered log-odds are closest to 0, closest first.
+
+    Where the model leans to neither side, a push to either side shows.
+    """
+    leaning = log_odds(model, tokenizer, concept.dev_prompts, concept=concept).abs()
+    return [concept.dev_prompts[i] for i in leaning.argsort(stable=True)[:n]]
+
+
+def surprisal(logits, ids) -> Tensor:
+    """Bits of surprise at each token but the first: −log2 of its probability, [row, token − 1].
+
+    ``logits`` [row, token, vocabulary] and ``ids`` [row, token] are those of one forward pass.
+    """
+    loss = torch.nn.functional.cross_entropy(
+        logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    )
+    return loss.view(len(ids), -1) / torch.tensor(2.0).log()
 
 
 @torch.no_grad()
-def perplexity(model, tokenizer, prompts, continuations, batch_size=32) -> Tensor:
+def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -> Tensor:
     """How surprising each continuation of its prompt is to the model.
 
-    exp of the mean negative log-likelihood of the continuation's tokens. Fluent text is low,
+    2 to the power of the mean surprisal of the continuation's tokens in bits. Fluent text is low,
     broken text high; so is text that merely changes the subject, and a loop of one phrase is
     low: read it together with ``repetition``. To price steered text call it outside of
     ``steer``; inside, it says how well the steered model reads.
@@ -127,39 +145,41 @@ def perplexity(model, tokenizer, prompts, continuations, batch_size=32) -> Tenso
         raise SteeringError(f"{len(continuations)} continuations for {len(prompts)} prompts.")
     heads = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     tails = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
-    longest = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
-    if longest > (context_length(model) or longest):
-        raise SteeringError(f"A text has {longest} tokens: more than {model_name(model)} reads.")
+    texts = [{"input_ids": head + tail} for head, tail in zip(heads, tails, strict=True)]
+    lengths = [len(text["input_ids"]) for text in texts]
+    if max(lengths) > (context_length(model) or max(lengths)):
+        raise SteeringError(
+            f"A text has {max(lengths)} tokens: more than {model_name(model)} reads."
+        )
     device = model.get_input_embeddings().weight.device
-    result = torch.full([len(prompts)], torch.nan)
-    for start in progress(range(0, len(prompts), batch_size), desc="perplexity"):
-        rows = range(start, min(start + batch_size, len(prompts)))
-        texts = [{"input_ids": heads[i] + tails[i]} for i in rows]
-        batch = tokenizer.pad(texts, padding_side="right", return_tensors="pt").to(device)
-        ids, mask = batch["input_ids"], batch["attention_mask"]
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-        ).view(len(ids), -1)
-        begins = torch.tensor([len(heads[i]) for i in rows], device=device)[:, None]
-        columns = torch.arange(1, ids.shape[1], device=device)
-        scored = (columns >= begins) & mask[:, 1:].bool()
-        result[list(rows)] = ((loss * scored).sum(1) / scored.sum(1)).exp().cpu()
+    padded = tokenizer.pad(texts, padding_side="right", return_tensors="pt").to(device)
+    everything = {name: padded[name] for name in ("input_ids", "attention_mask")}
+    begins = torch.tensor([len(head) for head in heads], device=device)[:, None]
+    result = torch.empty(len(prompts))
+
+    def read(rows):
+        batch = rows_of(everything, rows)
+        bits = surprisal(model(**batch, use_cache=False).logits, batch["input_ids"])
+        columns = torch.arange(1, bits.shape[1] + 1, device=device)
+        scored = (columns >= begins[rows]) & batch["attention_mask"][:, 1:].bool()
+        result[rows] = ((bits * scored).sum(1) / scored.sum(1)).exp2().cpu()
+
+    Batches(batch_tokens).run(read, lengths, "perplexity")
     return result
 
 
-def log_price(model, tokenizer, texts) -> Tensor:
-    """What steering cost each of the ``SteeredTexts``: log of its perplexity ratio, [text].
+def price(model, tokenizer, texts) -> Tensor:
+    """What steering cost each of the ``SteeredTexts``, in bits per token: [text].
 
-    Steered over unsteered text, both read by the unsteered model: 0 as fluent as before, 0.69
-    twice as surprising; NaN where either text is empty. Raises SteeringError as ``perplexity``.
+    How much more surprising the steered text is to the unsteered model than the unsteered text
+    is: log2 of the ratio of their perplexities. 0 is as fluent as before, 1 twice as surprising;
+    NaN where either text is empty. Call it outside of ``steer``. Raises SteeringError as
+    ``perplexity`` does.
     """
-    prompts = [text.prompt for text in texts]
-    steered = perplexity(model, tokenizer, prompts, [text.steered for text in texts])
-    bases = dict.fromkeys((text.prompt, text.base) for text in texts)  # many texts share theirs
-    values = perplexity(model, tokenizer, *zip(*bases, strict=True))
-    base = dict(zip(bases, values, strict=True))
-    return (steered / torch.stack([base[text.prompt, text.base] for text in texts])).log()
+    pairs = dict.fromkeys((text.prompt, x) for text in texts for x in (text.base, text.steered))
+    values = perplexity(model, tokenizer, *zip(*pairs, strict=True))  # each different text once
+    known = dict(zip(pairs, values.log2().tolist(), strict=True))
+    return torch.tensor([known[t.prompt, t.steered] - known[t.prompt, t.base] for t in texts])
 
 
 def repetition(texts, n=2) -> Tensor:
@@ -183,91 +203,41 @@ def distinct(texts, n=2) -> float:
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
-def judge(texts, name="vader") -> Tensor:
-    """Sentiment of whole texts, by a judge that never saw the model: [text], from -1 to 1.
+def judge(texts, by="vader") -> Tensor:
+    """What a judge that never saw the model says of whole texts: [text].
 
-    ``"vader"`` (the default) is a lexicon with rules, made for short reviews and posts (Hutto &
-    Gilbert 2014): it needs no network, and knows words, not meaning. Any other name is a text
-    classifier on the Hugging Face hub or in a local folder, safetensors only, whose labels are
-    named positive and negative: P(positive) - P(negative).
+    ``by`` is ``"vader"`` (the default), a lexicon with rules for the sentiment of short reviews
+    and posts (Hutto & Gilbert 2014), from -1 to 1: it needs no network, and knows words, not
+    meaning. Or a callable that takes the list of texts and returns a number for each. Or the name
+    of a text classifier on the Hugging Face hub or of a local folder, safetensors only, whose
+    labels are named positive and negative: P(positive) - P(negative).
 
-    Raises SteeringError if there is no such judge, or its labels say nothing about sentiment.
+    Raises SteeringError if there is no such judge, its labels say nothing about sentiment, or a
+    callable does not return one number for each text.
     """
     texts = list(texts)
-    if name == "vader":
+    if isinstance(by, Callable):
+        verdicts = torch.as_tensor(by(texts), dtype=torch.float32)
+        if verdicts.shape != (len(texts),):
+            raise SteeringError(f"The judge gave {list(verdicts.shape)} for {len(texts)} texts.")
+        return verdicts
+    if by == "vader":
         analyse = SentimentIntensityAnalyzer().polarity_scores
         return torch.tensor([analyse(text)["compound"] for text in texts])
     from transformers import pipeline  # takes a second that only this judge should cost
 
     try:
         classify = pipeline(
-            "text-classification", name, top_k=None, model_kwargs={"use_safetensors": True}
+            "text-classification", by, top_k=None, model_kwargs={"use_safetensors": True}
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise SteeringError(
-            f"No judge could be loaded as {name!r}: looked for a local folder of that name and on "
+            f"No judge could be loaded as {by!r}: looked for a local folder of that name and on "
             f"the Hugging Face hub. 'vader' needs no network. (Cause: {error})"
         ) from error
     labels = list(classify.model.config.id2label.values())
     if not {"positive", "negative"} <= {label.lower() for label in labels}:
-        raise SteeringError(f"{name!r} cannot judge sentiment: its labels are {labels}.")
+        raise SteeringError(f"{by!r} cannot judge sentiment: its labels are {labels}.")
     judged = classify(texts, truncation=True)
     found = [{x["label"].lower(): x["score"] for x in scores} for scores in judged]
     return torch.tensor([scores["positive"] - scores["negative"] for scores in found])
-
-
-class Estimate(NamedTuple):
-    """A mean with its bootstrap confidence interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self):
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-
-
-def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:
-    """Mean over prompts, with a bootstrap interval (percentile, 10,000 resamples).
-
-    For a paired effect give the differences, one for each prompt.
-
-    Raises SteeringError for fewer than two values: one prompt has a mean but no interval.
-    """
-    values = np.asarray(values, dtype=float)
-    if values.size < 2:
-        raise SteeringError(f"An interval over {values.size} prompt(s) does not exist: give more.")
-    return _estimate([values], np.mean, 10_000, confidence, seed)
-
-
-def auc_with_interval(positive, negative, confidence=0.95, seed=0) -> Estimate:
-    """Area under the ROC curve: chance that a positive text scores above a negative one.
-
-    Ties count half; 0.5 is guessing, below it the direction points the wrong way. The interval
-    draws texts of either class anew (percentile bootstrap, 2,000 resamples). Inputs are scores
-    [text] of each class. Raises SteeringError for a class of fewer than two texts.
-    """
-    sides = [np.asarray(side, dtype=float) for side in (positive, negative)]
-    if min(side.size for side in sides) < 2:
-        raise SteeringError("An interval needs two texts of each class or more.")
-
-    def auc(above, below, axis=-1):
-        # Mann and Whitney: the ranks of one class among all tell how often it lies above.
-        n, m = above.shape[-1], below.shape[-1]
-        ranks = rankdata(np.concatenate([above, below], axis=-1), axis=-1)[..., :n]
-        return (ranks.sum(-1) - n * (n + 1) / 2) / (n * m)
-
-    return _estimate(sides, auc, 2_000, confidence, seed)
-
-
-def _estimate(samples, statistic, n_resamples, confidence, seed):
-    """A statistic of samples, with its percentile bootstrap interval."""
-    low, high = bootstrap(
-        samples,
-        statistic,
-        n_resamples=n_resamples,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Estimate(float(statistic(*samples)), float(low), float(high))

@@ -1,4 +1,4 @@
-"""Sliders for layer and force (notebook 05).
+"""Sliders for layer and force (notebook 06).
 
 What the panel shows is made by the pure functions of ``views``. The panel only decides when.
 """
@@ -13,10 +13,18 @@ from IPython.display import display
 
 from . import plots
 from .activations import typical_norm
-from .directions import SteeringVector
-from .evaluation import DEV_PROMPTS
+from .concepts import SENTIMENT
+from .evaluation import balanced_prompts
 from .models import SteeringError
-from .views import Setting, compute, draw_words, write_code, write_sentence, write_texts
+from .views import (
+    Setting,
+    compute,
+    draw_words,
+    vector_at,
+    write_code,
+    write_sentence,
+    write_texts,
+)
 
 # Shares of the typical norm on the force slider: finer near 0, where the text still makes sense.
 SHARES = [0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5]
@@ -40,16 +48,18 @@ class Explorer:
     in the browser waits until all that were made meanwhile have come in: the latest counts.
     """
 
-    def __init__(self, model, tokenizer, vectors, limits=None, prompt=DEV_PROMPTS[0]):
-        self.scale, self.limits = typical_norm(model, tokenizer).tolist(), limits
+    def __init__(
+        self, model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0, prompt=None
+    ):
+        self.scale = typical_norm(model, tokenizer, concept).tolist()
+        self.limits, self.line = limits, line
         self.result, self._quiet, self._scheduled = None, True, False
 
         @lru_cache(maxsize=500)
         def answer(setting):
-            vector = vectors[setting.vector]
-            by_layer = not isinstance(vector, SteeringVector)
-            vector = vector[setting.layer] if by_layer else vector
-            result = compute(model, tokenizer, vector, setting, self.scale[setting.layer])
+            chosen = vectors[setting.vector_name]
+            result = compute(model, tokenizer, chosen, self.scale, setting, concept)
+            by_layer = vector_at(chosen, setting.layer) is not chosen
             return (
                 result,
                 plots.png(draw_words(result), **QUICK),
@@ -57,15 +67,26 @@ class Explorer:
             )
 
         self._answer = answer
+        suggested = balanced_prompts(model, tokenizer, concept, len(concept.dev_prompts))
+        self._make_controls(suggested[0] if prompt is None else prompt, suggested, list(vectors))
+        self._make_view()
+        self._lay_out()
+        for control in (*self._fields, self.layer_slider, self.force_slider):
+            control.observe(self._changed, "value")
+        self._align(None)
+        self._quiet = False
+        self.update()
+
+    def _make_controls(self, prompt, suggested, names):
         layer, top = len(self.scale) // 3, len(self.scale) - 1
         self.layer_slider = _control(widgets.IntSlider, "Layer", value=layer, max=top)
         self.layer = _control(widgets.BoundedIntText, "Layer number", value=layer, max=top)
         self.force_slider = _control(
-            widgets.SelectionSlider, "Force", options=self._marks(layer), value=0
+            widgets.SelectionSlider, "Force", options=self._marks(layer), value=0.0
         )
         self.force = _control(widgets.BoundedFloatText, "Force number", value=0.0)
-        self.prompt = _control(widgets.Combobox, "Prompt", value=prompt, options=tuple(DEV_PROMPTS))
-        self.vector = _control(widgets.Dropdown, "Vector", options=list(vectors))
+        self.prompt = _control(widgets.Combobox, "Prompt", value=prompt, options=suggested)
+        self.vector = _control(widgets.Dropdown, "Vector", options=names)
         self.length = _control(widgets.BoundedIntText, "New tokens", value=24, min=1, max=60)
         self.seed = _control(widgets.BoundedIntText, "Seed", value=0, max=9999)
         # What makes a setting, in the order of its fields; the sliders only follow.
@@ -76,12 +97,15 @@ class Explorer:
         self.reset = widgets.Button(description="Reset", tooltip="All as at the start")
         self.reset.on_click(lambda button: self._set(self._fields, start))
 
+    def _make_view(self):
         self.busy = widgets.HTML()
         self.code = widgets.HTML(layout=widgets.Layout(height="6em", overflow="auto"))
         self.sentence = widgets.HTML(layout=widgets.Layout(height="4.4em", overflow="auto"))
         self.texts = widgets.HTML(layout=widgets.Layout(min_height="11em"))
         self.chart = widgets.Image(width=630, height=288)
         self.chart.layout = widgets.Layout(max_width="100%", object_fit="contain")
+
+    def _lay_out(self):
         rows = [
             (self.layer_slider, self.layer),
             (self.force_slider, self.force),
@@ -91,13 +115,7 @@ class Explorer:
         ]
         flow = widgets.Layout(flex_flow="row wrap", align_items="center")
         boxes = [widgets.Box(row, layout=flow) for row in rows]
-        view = [self.sentence, self.texts, self.chart, self.code]
-        self.widget = widgets.VBox(boxes + view)
-        for control in (*self._fields, self.layer_slider, self.force_slider):
-            control.observe(self._changed, "value")
-        self._align(None)
-        self._quiet = False
-        self.update()
+        self.widget = widgets.VBox([*boxes, self.sentence, self.texts, self.chart, self.code])
 
     @property
     def setting(self) -> Setting:
@@ -112,7 +130,8 @@ class Explorer:
             self.result, self.chart.value, code = self._answer(setting)
             self.chart.layout.visibility = "visible"
             limit = None if self.limits is None else float(self.limits[setting.layer])
-            self.sentence.value = _message(write_sentence(self.result, limit), "status")
+            sentence = write_sentence(self.result, limit, self.line)
+            self.sentence.value = _message(sentence, "status")
             self.texts.value = write_texts(self.result)
             self.code.value = f"<pre style='white-space:pre-wrap'>{escape(code)}</pre>"
         except Exception as error:
@@ -140,19 +159,22 @@ class Explorer:
         if moved is self.layer_slider:
             self.layer.value = self.layer_slider.value
         if moved is self.force_slider:
-            self.force.value = _rounded(self.force_slider.value * self.scale[self.layer.value])
-            return
+            self.force.value = self.force_slider.value
         # The force stays when the layer changes; the norm, and with it the marks, do not.
         norm = self.scale[self.layer.value]
         self.layer_slider.value = self.layer.value
         self.force.min, self.force.max = (_rounded(SHARES[i] * norm) for i in (0, -1))
         self.force.step = float(f"{norm / 100:.1g}")
-        self.force_slider.options = self._marks(self.layer.value)
-        self.force_slider.value = min(SHARES, key=lambda x: abs(x - self.force.value / norm))
+        marks = self._marks(self.layer.value, self.force.value)
+        if list(self.force_slider.options) != marks:
+            self.force_slider.options = marks
+        self.force_slider.value = self.force.value
 
-    def _marks(self, layer):
+    def _marks(self, layer, force=0.0):
+        """The forces on the slider: the usual shares of the norm, and the one that is set."""
         norm = self.scale[layer]
-        return [(f"{_rounded(share * norm):+g} ({share:+.2f} norms)", share) for share in SHARES]
+        forces = sorted({_rounded(share * norm) for share in SHARES} | {force})
+        return [(f"{force:+g} ({force / norm:+.2f} norms)", force) for force in forces]
 
     def _set(self, controls, values):
         """Move several controls as one change."""
@@ -184,20 +206,23 @@ class Explorer:
             self.update()
 
 
-def explore(model, tokenizer, vectors, limits=None, prompt=DEV_PROMPTS[0]) -> Explorer:
-    """Show the panel, and return it.
+def explore(model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0, prompt=None):
+    """Show the panel, and return it: an ``Explorer``.
 
     Parameters
     ----------
     vectors : dict of str to (list of SteeringVector, or one of them)
         What can be added, by name. A list has one vector for each layer, as ``find_vectors``
         returns it; a single vector is added at whichever layer is chosen.
+    concept : Concept
+        Whose words the log-odds count, and whose development prompts are offered.
     limits : sequence of float, optional
-        For each layer the share of its typical norm beyond which to warn.
-    prompt : str
-        To begin with.
+        For each layer the share of its typical norm beyond which to warn that more than one text
+        in twenty costs over ``line`` bits per token.
+    prompt : str, optional
+        To begin with; default: the development prompt whose log-odds are closest to 0.
     """
-    panel = Explorer(model, tokenizer, vectors, limits, prompt)
+    panel = Explorer(model, tokenizer, vectors, concept, limits, line, prompt)
     _show(panel.widget, "Steering explorer: run this cell for its sliders.")
     return panel
 

@@ -10,8 +10,8 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
 from .models import SteeringError, check_prompts, encode
-from .plots import html_table
 from .steering import as_list, force_matrix, steer
+from .tables import Table
 
 
 class SteeredText(NamedTuple):
@@ -30,7 +30,7 @@ class SteeredTexts(list):
         return "\n".join(line.format(*(" ".join(x.split()) for x in text)) for text in self)
 
     def _repr_html_(self):
-        return html_table([("Prompt", "Unsteered", "Steered"), *self])
+        return Table(["Prompt", "Unsteered", "Steered"], self)._repr_html_()
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def generate(
     temperature=0.8,
     top_k=40,
     seed=0,
-):
+) -> SteeredTexts:
     """Continue prompts twice in one batch: without steering, and with it.
 
     Both sample with the same random numbers, so every difference is the steering's; at force 0
@@ -98,7 +98,7 @@ def generate(
     )
 
 
-def seed_list(seed, n):
+def seed_list(seed, n) -> list[int]:
     """One seed for each of n prompts; SteeringError if there are not as many."""
     seeds = [int(seed)] * n if isinstance(seed, Integral) else [int(s) for s in seed]
     if len(seeds) != n:

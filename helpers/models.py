@@ -4,15 +4,18 @@ The only module that knows how Hugging Face models are built. The others ask it 
 blocks, for what a block returned, and for padded batches of tokens.
 """
 
+import hashlib
 import os
+import warnings
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
+
+from . import TORCH_CAME_FIRST
 
 POCKET = Path(__file__).parent / "pocket"
 
@@ -21,7 +24,7 @@ class SteeringError(ValueError):
     """Every error of this package: what went wrong, and what to do about it."""
 
 
-def load_model(name=None, device=None, dtype=None, device_map=None):
+def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
     """Load a causal language model and its tokenizer, ready for reading and steering.
 
     Parameters
@@ -39,8 +42,15 @@ def load_model(name=None, device=None, dtype=None, device_map=None):
         Passed to Accelerate, for a model that needs several GPUs; replaces ``device``.
 
     Returns the model in evaluation mode with gradients off, and the tokenizer with a padding
-    token. Raises SteeringError if nothing can be loaded under this name.
+    token. Raises SteeringError if nothing can be loaded under this name. Warns if torch was
+    imported before ``helpers``, which is then slow beside a busy process.
     """
+    if TORCH_CAME_FIRST:
+        warnings.warn(
+            "torch was imported before helpers: beside a busy process it will be slow. Import "
+            "helpers first, or set OMP_WAIT_POLICY=PASSIVE before Python starts.",
+            stacklevel=2,
+        )
     name = str(name or os.environ.get("STEERING_MODEL") or "pocket")
     bundled = name == "pocket"
     source = POCKET if bundled else name
@@ -74,23 +84,39 @@ def load_model(name=None, device=None, dtype=None, device_map=None):
     return model.eval().requires_grad_(False), tokenizer
 
 
-def _best_device():
+def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def model_name(model):
+def model_name(model) -> str:
     """The name under which the model was loaded."""
     return model.config._name_or_path or type(model).__name__
 
 
-def d_model(model):
+def fingerprint(model) -> str:
+    """Which weights these are, whatever the name or folder they were loaded from.
+
+    A hash of every parameter's name and shape and of a sample of its entries, in bfloat16, so
+    that loading in half precision leaves it alone.
+    """
+    known, samples = [], []
+    for name, weight in model.named_parameters():
+        known.append(f"{name}{tuple(weight.shape)}")
+        if not weight.is_meta:
+            flat = weight.detach().flatten()
+            samples.append(flat[:: max(1, len(flat) // 8)][:8].to("cpu", torch.bfloat16))
+    numbers = torch.cat(samples).view(torch.int16).numpy().tobytes() if samples else b""
+    return hashlib.sha256("".join(known).encode() + numbers).hexdigest()[:16]
+
+
+def d_model(model) -> int:
     """Width of the residual stream."""
     return model.config.get_text_config().hidden_size
 
 
-def blocks(model):
+def blocks(model) -> nn.ModuleList:
     """The transformer blocks, in order, of any decoder.
 
     They are the outermost ``nn.ModuleList`` with as many entries as the configuration has
@@ -106,13 +132,13 @@ def blocks(model):
     )
 
 
-def decoder(model):
+def decoder(model) -> nn.Module:
     """The module that runs embeddings, blocks and final norm, without the language-model head."""
     found = model.get_decoder() if hasattr(model, "get_decoder") else None
     return model.base_model if found is None else found
 
 
-def resolve_layer(model, layer):
+def resolve_layer(model, layer) -> int:
     """Turn a layer index, perhaps negative, into 0 ≤ layer < n_layer, or raise SteeringError."""
     n_layer = len(blocks(model))
     try:
@@ -124,7 +150,7 @@ def resolve_layer(model, layer):
         ) from None
 
 
-def hidden_state(output):
+def hidden_state(output) -> Tensor:
     """The hidden state [batch, token, d_model] in what a block returned.
 
     Some architectures, and most before transformers 5.3, return a tuple that begins with it;
@@ -133,12 +159,12 @@ def hidden_state(output):
     return output[0] if isinstance(output, tuple) else output
 
 
-def with_hidden_state(output, hidden):
+def with_hidden_state(output, hidden) -> Tensor | tuple:
     """The block's output with its hidden state replaced, in the form in which it came."""
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
-def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0):
+def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0) -> dict[str, Tensor]:
     """Tokenise prompts into one padded batch on the model's device.
 
     Pad on the right for reading (every real token keeps its position), on the left for
@@ -161,20 +187,27 @@ def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0):
     return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
 
 
-def check_prompts(prompts):
+def rows_of(batch, rows) -> dict[str, Tensor]:
+    """Some rows of a right-padded batch, no wider than the longest of them."""
+    width = int(batch["attention_mask"][rows].sum(1).max())
+    return {name: tensor[rows, :width] for name, tensor in batch.items()}
+
+
+def check_prompts(prompts) -> list[str]:
     """The prompts as a list; SteeringError for a bare string, an empty list or empty prompt."""
     if isinstance(prompts, str):
         raise SteeringError(f"Expected a list of prompts, got one string: use [{prompts!r}].")
     prompts = list(prompts)
     if not prompts:
         raise SteeringError("The list of prompts is empty: give at least one.")
-    for number, prompt in enumerate(prompts):
+    for number, prompt in enumerate(prompts, start=1):
         if not isinstance(prompt, str) or not prompt.strip():
-            raise SteeringError(f"Prompt {number} is empty ({prompt!r}): every prompt needs text.")
+            which = "The prompt" if len(prompts) == 1 else f"Prompt {number} of {len(prompts)}"
+            raise SteeringError(f"{which} is empty ({prompt!r}): write some text.")
     return prompts
 
 
-def context_length(model):
+def context_length(model) -> int | None:
     """The most tokens the model can read at once, or None if it sets no limit."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
@@ -182,14 +215,3 @@ def context_length(model):
 def last_token(attention_mask: Tensor) -> Tensor:
     """Index [prompt] of the last real token of each right-padded row."""
     return attention_mask.sum(1) - 1
-
-
-def progress(work=None, **labels):
-    """A progress bar that shows when work takes more than two seconds, and goes when it is done.
-
-    Arguments as those of ``tqdm``, whose variable TQDM_DISABLE=1 here hides it in notebooks too.
-    """
-    steps = labels["total"] if work is None else len(work)
-    # Of a single step a bar tells nothing, and in a notebook making one takes a widget.
-    hidden = steps < 2 or bool(os.environ.get("TQDM_DISABLE"))
-    return tqdm(work, leave=False, delay=2, disable=hidden, **labels)

@@ -1,32 +1,13 @@
 """Contrastive pairs: two prompts that differ in one thing (notebook 01)."""
 
-import json
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from .models import SteeringError, check_prompts
-from .plots import html_table
-
-SENTIMENT_PAIRS = [
-    ("I think this movie is amazing", "I think this movie is terrible"),
-    ("The food at this restaurant is delicious", "The food at this restaurant is disgusting"),
-    ("I am feeling very happy today", "I am feeling very sad today"),
-    ("The product quality is excellent", "The product quality is awful"),
-    ("My experience was wonderful", "My experience was horrible"),
-    ("He is a very kind person", "He is a very mean person"),
-    ("The weather is beautiful", "The weather is nasty"),
-    ("This solution is perfect", "This solution is useless"),
-]
-
-# For comparisons of pairs, in notebook 07: more short ones of the same make, and long ones
-# whose two sides share nothing but their tone.
-TEXTS = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
-MORE_PAIRS = [tuple(pair) for pair in TEXTS["more_pairs"]]
-VARIED_PAIRS = [tuple(pair) for pair in TEXTS["varied_pairs"]]
+from .tables import Table
 
 
-def tokens(tokenizer, text):
+def tokens(tokenizer, text) -> list[str]:
     """The tokens of a text as readable strings, special tokens included: ``["I", " think"]``."""
     return [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
 
@@ -78,24 +59,24 @@ class PairReport(list):
         """The pairs whose two prompts have equally many tokens."""
         return [(check.positive, check.negative) for check in self if check.match]
 
-    def _rows(self):
+    @property
+    def _table(self):
         rows = [(check.positive, check.negative, check.verdict) for check in self]
-        return [("Positive", "Negative", "Match?"), *rows]
+        return Table(["Positive", "Negative", "Match?"], rows)
+
+    @property
+    def _notes(self):
+        return [check.explain() for check in self if not check.match]
 
     def __repr__(self):
-        rows = self._rows()
-        wide, wider = (max(len(row[i]) for row in rows) for i in (0, 1))
-        lines = [f"{a:<{wide}}  {b:<{wider}}  {c}" for a, b, c in rows]
-        lines.insert(1, "-" * max(len(line) for line in lines))
-        notes = [check.explain() for check in self if not check.match]
-        return "\n".join(lines + [""] * bool(notes) + notes)
+        return "\n".join([repr(self._table), *[""] * bool(self._notes), *self._notes])
 
     def _repr_html_(self):
-        notes = "".join(f"<pre>{escape(c.explain())}</pre>" for c in self if not c.match)
-        return html_table(self._rows()) + notes
+        notes = "".join(f"<pre>{escape(note)}</pre>" for note in self._notes)
+        return self._table._repr_html_() + notes
 
 
-def check_pairs(tokenizer, pairs, strict=False):
+def check_pairs(tokenizer, pairs, strict=False) -> PairReport:
     """Tokenise both prompts of every pair and compare their lengths.
 
     Parameters
@@ -121,7 +102,7 @@ def check_pairs(tokenizer, pairs, strict=False):
     return report
 
 
-def split(pairs):
+def split(pairs) -> tuple[list[str], list[str]]:
     """The positive and the negative prompts of a list of pairs, as two lists of equal length.
 
     Raises SteeringError for an empty list, something that is not a pair, an empty prompt, or

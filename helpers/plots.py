@@ -1,11 +1,10 @@
-"""One look for all figures and tables. Draws numbers and words; knows no model.
+"""One look for all figures. Draws numbers and words; knows no model.
 
 Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart, and every
 class has its own marker too.
 """
 
 import io
-from html import escape
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,31 +35,22 @@ def png(figure, **options) -> bytes:
     return buffer.getvalue()
 
 
-def show(figure, alt):
+def show(figure, alt) -> None:
     """Display a figure with its text alternative, for readers who cannot see it, and close it."""
     data = {"image/png": png(figure), "text/plain": alt}
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
     plt.close(figure)
 
 
-def html_table(rows):
-    """HTML of a table whose first row is its head; every entry is escaped."""
-    html = ""
-    for row, tag in zip(rows, ["th"] + ["td"] * (len(rows) - 1), strict=True):
-        cells = (f'<{tag} style="text-align:left">{escape(entry)}</{tag}>' for entry in row)
-        html += f"<tr>{''.join(cells)}</tr>"
-    return f"<table>{html}</table>"
-
-
-def scatter_classes(ax, points, is_positive, title=""):
+def scatter_classes(ax, points, is_positive, title="", sides=("positive", "negative")) -> None:
     """Two classes of points [n, 2], told apart by colour and marker."""
     points, is_positive = np.asarray(points), np.asarray(is_positive, dtype=bool)
-    ax.scatter(*points[is_positive].T, c=POSITIVE, marker="o", label="positive")
-    ax.scatter(*points[~is_positive].T, c=NEGATIVE, marker="X", label="negative")
+    ax.scatter(*points[is_positive].T, c=POSITIVE, marker="o", label=sides[0])
+    ax.scatter(*points[~is_positive].T, c=NEGATIVE, marker="X", label=sides[1])
     ax.set(title=title, xlabel="PC 1", ylabel="PC 2")
 
 
-def lines(ax, x, series, xlabel, ylabel):
+def lines(ax, x, series, xlabel, ylabel) -> None:
     """Up to four curves over one axis; ``series`` maps a label to its values."""
     looks = list(zip((POSITIVE, NEGATIVE, NEUTRAL, "#009E73"), "oXs^", strict=True))
     for (label, values), (colour, marker) in zip(series.items(), looks[: len(series)], strict=True):
@@ -70,7 +60,7 @@ def lines(ax, x, series, xlabel, ylabel):
         ax.legend()
 
 
-def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), cmap="RdBu"):
+def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), cmap="RdBu") -> None:
     """Numbers in coloured cells; the colours diverge from 0 and end at ±limit.
 
     The cells (row, column) in ``marked`` get a frame; ``cmap="RdBu_r"`` shows more as worse.
@@ -91,7 +81,7 @@ def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), c
         ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
 
 
-def paired(ax, base, up, down, labels):
+def paired(ax, base, up, down, labels) -> None:
     """One row for each prompt, lowest base first: from its dot an arrow to either value."""
     base, up, down = np.asarray(base), np.asarray(up), np.asarray(down)
     order = np.argsort(base, kind="stable")

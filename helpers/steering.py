@@ -114,7 +114,9 @@ def ablate(model, vector, layers=None):
         yield
 
 
-def steered_tokens(n_new, attention_mask, past, positions, prompt_lengths=None):
+def steered_tokens(
+    n_new, attention_mask, past, positions, prompt_lengths=None
+) -> torch.Tensor | None:
     """Which of the ``n_new`` tokens now passing through the blocks are to be steered.
 
     ``past`` columns lie in the KV cache already; ``attention_mask`` [row, past + n_new] is 0 for
@@ -136,7 +138,7 @@ def steered_tokens(n_new, attention_mask, past, positions, prompt_lengths=None):
     return None if where.all() else where
 
 
-def _delta_by_layer(model, vector, force, layer):
+def _delta_by_layer(model, vector, force, layer) -> dict[int, torch.Tensor]:
     """What to add at each layer: {layer: Tensor [row or 1, d_model]}."""
     vectors = as_list(vector)
     deltas = {}
@@ -146,7 +148,7 @@ def _delta_by_layer(model, vector, force, layer):
     return deltas
 
 
-def layer_of(model, vector, layer=None):
+def layer_of(model, vector, layer=None) -> int:
     """Where a vector is added: at its own layer, unless another is given.
 
     Raises SteeringError if the layer does not exist, or the vector has another width.
@@ -159,7 +161,7 @@ def layer_of(model, vector, layer=None):
     return resolve_layer(model, vector.layer if layer is None else layer)
 
 
-def as_list(vector):
+def as_list(vector) -> list[SteeringVector]:
     """One vector or several, as a list. Raises SteeringError if there is none."""
     vectors = [vector] if isinstance(vector, SteeringVector) else list(vector)
     if not vectors:
@@ -167,7 +169,7 @@ def as_list(vector):
     return vectors
 
 
-def force_matrix(force, n_vectors, n_rows=None):
+def force_matrix(force, n_vectors, n_rows=None) -> torch.Tensor:
     """Bring a force, in any form that ``steer`` takes, to the shape [vector, row].
 
     With ``n_rows`` it gets so many columns; without, a force common to all rows gets one.

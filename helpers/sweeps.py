@@ -1,16 +1,17 @@
-"""Run many steering experiments as few batches: vectors × forces × prompts (notebook 06)."""
+"""Run many steering experiments as few batches: vectors × forces × prompts (notebook 05)."""
 
-import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor
 
+from .batches import READING, WRITING, Batches, progress
+from .concepts import SENTIMENT
 from .directions import SteeringVector
-from .evaluation import NEGATIVE_WORDS, POSITIVE_WORDS, next_token_logits, odds, word_ids
+from .evaluation import log_odds_from, next_token_logits, price, surprisal, word_sides
 from .generation import SteeredTexts, generate, seed_list
 from .models import (
     SteeringError,
@@ -18,7 +19,7 @@ from .models import (
     check_prompts,
     encode,
     hidden_state,
-    progress,
+    rows_of,
     with_hidden_state,
 )
 from .steering import as_list, force_matrix, layer_of
@@ -33,6 +34,21 @@ class Sweep:
     vectors: list[SteeringVector]
     forces: Tensor  # [vector, force]
     prompts: list[str]
+
+    @property
+    def sizes(self) -> Tensor:
+        """The forces that were tried with either sign, smallest first: [vector, size]."""
+        return _opposites(self.forces)[2]
+
+    @property
+    def pull(self) -> Tensor:
+        """Half of (up minus down) for each size of the force: [vector, size, prompt], in nats.
+
+        One number a prompt for both directions; what a push does whatever its sign cancels.
+        Raises SteeringError unless every force was tried with either sign.
+        """
+        up, down = _by_sign(self.effect, self.forces)
+        return (up - down) / 2
 
     @property
     def slopes(self) -> Tensor:
@@ -54,17 +70,52 @@ class Sweep:
         return "Sweep({} vectors × {} forces × {} prompts)".format(*self.effect.shape)
 
 
+@dataclass(frozen=True, eq=False)
+class TextSweep:
+    """The texts of every experiment of a sweep and their price, with the labels of the axes."""
+
+    texts: list[list[SteeredTexts]]  # [vector][force], each of all prompts
+    price: Tensor | None  # [vector, force, prompt]: bits per token, NaN where a text is empty
+    vectors: list[SteeringVector]
+    forces: Tensor  # [vector, force]
+    prompts: list[str]
+
+    @property
+    def dearer(self) -> Tensor:
+        """Mean price over prompts of the dearer of both signs: [vector, size], in bits.
+
+        Sizes as in ``Sweep``. Raises SteeringError unless every force has its opposite.
+        """
+        up, down = _by_sign(self.price.nanmean(-1), self.forces)
+        return torch.maximum(up, down)
+
+    def __repr__(self):
+        shape = (*self.forces.shape, len(self.prompts))
+        return "TextSweep({} vectors × {} forces × {} prompts)".format(*shape)
+
+
+def _opposites(forces):
+    """Where +size and −size stand among the forces, and the sizes: three times [vector, size]."""
+    ordered, order = forces.sort(dim=1)
+    n = int((ordered[0] > 0).sum())
+    up, down = ordered[:, ordered.shape[1] - n :], ordered[:, :n].flip(1)
+    rest = ordered[:, n : ordered.shape[1] - n]
+    if not n or not torch.allclose(up, -down) or bool(rest.any()):
+        raise SteeringError("A pull needs every force with either sign: give [force, -force].")
+    return order[:, order.shape[1] - n :], order[:, :n].flip(1), up
+
+
+def _by_sign(values, forces):
+    """What belongs to +size and to −size: [vector, force, …] to twice [vector, size, …]."""
+    up, down, _ = _opposites(forces)
+    rows = torch.arange(len(forces))[:, None]
+    return values[rows, up], values[rows, down]
+
+
 @torch.no_grad()
 def sweep(
-    model,
-    tokenizer,
-    prompts,
-    vectors,
-    forces,
-    positive=POSITIVE_WORDS,
-    negative=NEGATIVE_WORDS,
-    batch_tokens=2048,
-):
+    model, tokenizer, prompts, vectors, forces, concept=SENTIMENT, batch_tokens=READING
+) -> Sweep:
     """The log-odds of the next word for every vector × force × prompt, as in ``log_odds``.
 
     Many experiments share a batch, and each starts behind the block at whose output it pushes,
@@ -77,86 +128,137 @@ def sweep(
         Each pushes at its own layer; several may have the same.
     forces : Tensor [force] or [vector, force]
         The same for all vectors, or each vector's own: ``shares * scale[:, None]``.
-    positive, negative : list of str
-        Words of one token each.
+    concept : Concept
+        Whose words are counted.
     batch_tokens : int
         Tokens in one forward pass. A batch too large for the memory is halved, with a warning.
 
-    Returns a ``Sweep``. Call it outside of ``steer``. Raises SteeringError as ``steer``,
-    ``encode`` and ``word_ids`` do.
+    Call it outside of ``steer``. Raises SteeringError as ``steer``, ``encode`` and ``word_ids`` do.
     """
     prompts, vectors = check_prompts(prompts), as_list(vectors)
     forces = _force_table(forces, len(vectors))
-    layers = torch.tensor([layer_of(model, vector) for vector in vectors])
-    directions = torch.stack([vector.direction for vector in vectors])
-    sides = [word_ids(tokenizer, words) for words in (positive, negative)]
-    everything = encode(model, tokenizer, prompts)
-    lengths = everything["attention_mask"].sum(1).cpu()
-    base = torch.empty(len(prompts))
-    steered = torch.empty(*forces.shape, len(prompts))
-    size = max(1, batch_tokens // int(lengths.max()))
-    prompts_at_once, cells_at_once = _Parts(size), _Parts(size)
+    sides = word_sides(tokenizer, concept)
+    batch = encode(model, tokenizer, prompts)
 
-    def experiments(numbers):
-        """All vectors and forces on some of the prompts."""
-        batch = {name: x[numbers, : lengths[numbers].max()] for name, x in everything.items()}
-        outputs, logits = _unsteered(model, batch)
-        base[numbers] = odds(logits, sides)
+    def read(batch):
+        return log_odds_from(next_token_logits(model, batch), sides)
 
-        def push_behind(layer, cells):
-            which, step, rows = cells.T
-            hidden = hidden_state(outputs[layer])[rows]
-            push = forces[which, step, None] * directions[which]
-            pushed = hidden + push.to(hidden)[:, None, :]  # h' = h + α·v
-            with _starting_behind(model, layer, with_hidden_state(outputs[layer], pushed)):
-                logits = next_token_logits(model, {name: x[rows] for name, x in batch.items()})
-            steered[which, step, numbers[rows]] = odds(logits, sides)
-            bar.update(len(cells))
-
-        for layer in layers.unique().tolist():
-            own = (layers == layer).nonzero()[:, 0]
-            axes = own, torch.arange(forces.shape[1]), torch.arange(len(numbers))
-            cells_at_once.run(partial(push_behind, layer), torch.cartesian_prod(*axes))
-
-    with progress(total=steered.numel(), desc="sweep") as bar:
-        prompts_at_once.run(experiments, lengths.argsort())  # similar lengths together
+    base, steered = _experiments(model, batch, vectors, forces, read, batch_tokens, "sweep")
     return Sweep(steered - base, base, vectors, forces, prompts)
 
 
-def sweep_texts(model, tokenizer, prompts, vectors, forces, seed=0, batch_size=256, **options):
+@torch.no_grad()
+def sweep_damage(model, tokenizer, texts, vectors, forces, batch_tokens=READING) -> Tensor:
+    """How much worse the steered model reads ordinary texts: bits per token [vector, force, text].
+
+    The mean surprisal of each text's tokens but the first, with the push minus without; negative
+    where the push helps to read. ``vectors`` and ``forces`` are as in ``sweep``, as are the
+    errors; a text needs two tokens.
+    """
+    texts, vectors = check_prompts(texts), as_list(vectors)
+    forces = _force_table(forces, len(vectors))
+    batch = encode(model, tokenizer, texts)
+    if batch["attention_mask"].sum(1).min() < 2:
+        raise SteeringError("A text of one token has nothing to predict: give longer texts.")
+
+    def read(batch):
+        bits = surprisal(model(**batch, use_cache=False).logits, batch["input_ids"])
+        scored = batch["attention_mask"][:, 1:]
+        return ((bits * scored).sum(1) / scored.sum(1)).cpu()
+
+    base, steered = _experiments(model, batch, vectors, forces, read, batch_tokens, "damage")
+    return steered - base
+
+
+@torch.no_grad()
+def sweep_texts(
+    model,
+    tokenizer,
+    prompts,
+    vectors,
+    forces,
+    seed=0,
+    max_new_tokens=24,
+    priced=True,
+    batch_tokens=WRITING,
+    **options,
+) -> TextSweep:
     """Continue every prompt under every vector and force; the text form of ``sweep``.
 
-    Arguments are those of ``sweep``; ``seed`` is one number for all prompts or one for each,
-    and ``options`` go to ``generate``. ``batch_size`` counts texts and is halved, with a
-    warning, if they do not fit into the memory.
-
-    Returns ``texts[vector][force]``, each the ``SteeredTexts`` of all prompts. Raises
-    SteeringError as ``generate`` does.
+    ``prompts``, ``vectors`` and ``forces`` are those of ``sweep``; ``seed`` is one number for all
+    prompts or one for each, and ``options`` go to ``generate``. ``priced=False`` leaves out the
+    price, which costs another reading of all texts. Raises SteeringError as ``generate`` does.
     """
     prompts, vectors = check_prompts(prompts), as_list(vectors)
     forces = _force_table(forces, len(vectors))
     seeds = seed_list(seed, len(prompts))
-    axes = (len(vectors), forces.shape[1], len(prompts))
-    cells = torch.cartesian_prod(*map(torch.arange, axes))
+    widths = encode(model, tokenizer, prompts, new_tokens=max_new_tokens)["attention_mask"].sum(1)
+    # Prompt by prompt: rows of one batch then share their unsteered text and its length.
+    shape = (len(prompts), *forces.shape)
+    cells = torch.cartesian_prod(*map(torch.arange, shape))
+    texts = [None] * len(cells)
 
-    def continued(part):
-        which, step, rows = part.T
+    def write(rows):
+        number, which, step = cells[rows].T
         used, place = which.unique(return_inverse=True)
-        own = torch.zeros(len(used), len(part))  # 0 for all vectors but the row's own
-        own[place, torch.arange(len(part))] = forces[which, step]
-        chosen = [vectors[i] for i in used]
-        given, luck = [prompts[i] for i in rows], [seeds[i] for i in rows]
-        texts = generate(model, tokenizer, given, chosen, own, seed=luck, **options)
-        bar.update(len(part))
-        return texts
+        own = torch.zeros(len(used), len(rows))  # 0 for all vectors but the row's own
+        own[place, torch.arange(len(rows))] = forces[which, step]
+        written = generate(
+            model,
+            tokenizer,
+            [prompts[i] for i in number],
+            [vectors[i] for i in used],
+            own,
+            seed=[seeds[i] for i in number],
+            max_new_tokens=max_new_tokens,
+            **options,
+        )
+        for row, text in zip(rows, written, strict=True):
+            texts[row] = text
 
-    with progress(total=len(cells), desc="texts") as bar:
-        texts = sum(_Parts(batch_size).run(continued, cells), [])
-    starts = torch.arange(len(cells)).view(axes)[..., 0]
-    return [[SteeredTexts(texts[i : i + axes[2]]) for i in row] for row in starts.tolist()]
+    lengths = (widths[cells[:, 0]] + max_new_tokens).tolist()
+    Batches(batch_tokens).run(write, lengths, "texts")
+    bits = price(model, tokenizer, texts).view(shape).permute(1, 2, 0) if priced else None
+    places = torch.arange(len(cells)).view(shape).permute(1, 2, 0).tolist()
+    by_cell = [[SteeredTexts(texts[i] for i in cell) for cell in row] for row in places]
+    return TextSweep(by_cell, bits, vectors, forces, prompts)
 
 
-def _force_table(forces, n_vectors):
+class Choice(NamedTuple):
+    """The setting that a rule picked from a sweep."""
+
+    vector: SteeringVector
+    force: float  # its size; push with both signs
+    index: int  # of the vector among those of the sweep
+    size: int  # of the force among the sweep's sizes
+    pull: float  # mean over prompts, nats
+    price: float  # of the dearer sign, mean over prompts, bits per token
+
+
+def choose(swept, written, limit=0.5) -> Choice:
+    """The largest pull among the settings whose price stays below ``limit`` in both directions.
+
+    ``swept`` and ``written`` are the ``Sweep`` and the ``TextSweep`` of the same vectors and
+    forces on development prompts: what is reported afterwards needs other prompts.
+
+    Raises SteeringError if they differ, or no setting is that cheap.
+    """
+    if swept.forces.shape != written.forces.shape or not torch.equal(swept.forces, written.forces):
+        raise SteeringError("The sweep and the texts were made with different vectors or forces.")
+    pull, dearer = swept.pull.mean(-1), written.dearer
+    affordable = pull.where(dearer < limit, -torch.inf)
+    index, size = (int(i) for i in torch.unravel_index(affordable.argmax(), affordable.shape))
+    if affordable[index, size] == -torch.inf:
+        raise SteeringError(
+            f"No setting costs less than {limit} bits per token in both directions; the cheapest "
+            f"costs {dearer[~dearer.isnan()].min():.2f}. Try smaller forces or a higher limit."
+        )
+    force = swept.sizes[index, size].item()
+    found = pull[index, size].item(), dearer[index, size].item()
+    return Choice(swept.vectors[index], force, index, size, *found)
+
+
+def _force_table(forces, n_vectors) -> Tensor:
     """[force] or [vector, force] as [vector, force], or a SteeringError."""
     table = torch.as_tensor(forces, dtype=torch.float32, device="cpu")
     fits = table.ndim == 1 or (table.ndim == 2 and len(table) == n_vectors)
@@ -168,17 +270,63 @@ def _force_table(forces, n_vectors):
     return force_matrix(table.expand(n_vectors, -1), n_vectors)  # raises unless all are finite
 
 
-def _unsteered(model, batch):
-    """One plain forward pass: what every block returned, by layer, and the next-token logits."""
+def _experiments(model, everything, vectors, forces, read, batch_tokens, desc):
+    """What ``read(batch)`` [row] gives unsteered [row], and under every push [vector, force, row].
+
+    ``everything`` is the right-padded batch of all rows; each vector pushes at its own layer.
+    """
+    layers = torch.tensor([layer_of(model, vector) for vector in vectors])
+    directions = torch.stack([vector.direction for vector in vectors])
+    lengths = everything["attention_mask"].sum(1).tolist()
+    base = torch.empty(len(lengths))
+    steered = torch.empty(*forces.shape, len(lengths))
+    prompts_at_once, cells_at_once = Batches(batch_tokens), Batches(batch_tokens)
+    bar = progress(total=steered.numel(), desc=desc)
+
+    def under_all_pushes(rows):
+        batch = rows_of(everything, rows)
+        outputs, base[rows] = _unsteered(model, batch, layers.tolist(), read)
+        for layer, output in outputs.items():
+            own = (layers == layer).nonzero()[:, 0]
+            pushes = forces[own, :, None] * directions[own, None]  # [own vector, force, d_model]
+            values = _behind(model, batch, layer, output, pushes, read, cells_at_once, bar)
+            steered[own[:, None, None], torch.arange(forces.shape[1])[:, None], rows] = values
+
+    with bar:
+        prompts_at_once.run(under_all_pushes, lengths)
+    return base, steered
+
+
+def _unsteered(model, batch, layers, read):
+    """One plain forward pass: what the blocks in ``layers`` returned, by layer, and ``read``."""
     outputs = {}
 
     def keep(layer, module, args, output):
         outputs[layer] = with_hidden_state(output, hidden_state(output).clone())
 
     with ExitStack() as stack:
-        for layer, block in enumerate(blocks(model)):
-            stack.callback(block.register_forward_hook(partial(keep, layer)).remove)
-        return outputs, next_token_logits(model, batch)
+        for layer in sorted(set(layers)):
+            hook = blocks(model)[layer].register_forward_hook(partial(keep, layer))
+            stack.callback(hook.remove)
+        return outputs, read(batch)
+
+
+def _behind(model, batch, layer, output, pushes, read, batches, bar) -> Tensor:
+    """``read`` for every push [vector, force, d_model] on every row, behind one layer."""
+    n_rows, width = batch["input_ids"].shape
+    shape = (*pushes.shape[:2], n_rows)
+    cells = torch.cartesian_prod(*map(torch.arange, shape))
+    values = torch.empty(len(cells))
+
+    def push(part):
+        which, step, rows = cells[part].T
+        hidden = hidden_state(output)[rows]
+        pushed = hidden + pushes[which, step, None].to(hidden)  # h' = h + α·v
+        with _starting_behind(model, layer, with_hidden_state(output, pushed)):
+            values[part] = read({name: tensor[rows] for name, tensor in batch.items()})
+
+    batches.run(push, [width] * len(cells), bar=bar)
+    return values.view(shape)
 
 
 @contextmanager
@@ -195,28 +343,3 @@ def _starting_behind(model, layer, output):
             block.__dict__.pop("forward", None)
             if forward is not None:
                 block.forward = forward
-
-
-class _Parts:
-    """Work in parts of at most ``size`` items, for good half as many when memory runs out."""
-
-    def __init__(self, size):
-        self.size = size
-
-    def run(self, work, items):
-        """The results of ``work`` on the parts of ``items``, as a list."""
-        results, start = [], 0
-        while start < len(items):
-            part = items[start : start + self.size]
-            try:
-                results.append(work(part))
-                start += len(part)
-                continue
-            except RuntimeError as error:
-                if len(part) == 1 or not should_reduce_batch_size(error):
-                    raise
-            # Only here is the error gone, and with it what the failed pass kept in memory.
-            self.size = len(part) // 2
-            warnings.warn(f"Out of memory: going on with {self.size} at a time.", stacklevel=2)
-            clear_device_cache(garbage_collection=True)
-        return results

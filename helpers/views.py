@@ -1,31 +1,26 @@
-"""What one setting of the explorer does: computed, written and drawn (notebook 05).
+"""What one setting of the explorer does: computed, written and drawn (notebook 06).
 
 Pure functions: the notebook draws its static twin with the same ones as the panel.
 """
 
 from dataclasses import dataclass
 from html import escape
-from math import isnan
+from math import isnan, log2
 from os.path import commonprefix
 
 import numpy as np
 import torch
-from IPython.display import display
 from matplotlib.figure import Figure
 
 from . import plots
-from .evaluation import (
-    NEGATIVE_WORDS,
-    POSITIVE_WORDS,
-    next_token_logits,
-    odds,
-    perplexity,
-    word_ids,
-)
+from .concepts import SENTIMENT
+from .directions import SteeringVector
+from .evaluation import log_odds_from, next_token_logits, perplexity, word_sides
 from .generation import generate
 from .models import encode
 from .steering import steer
 from .sweeps import sweep_texts
+from .tables import Table
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Setting:
     """Everything that decides what the panel shows."""
 
     prompt: str
-    vector: str  # its name
+    vector_name: str
     layer: int
     force: float
     length: int  # new tokens
@@ -52,14 +47,26 @@ class Result:
     # The ten next tokens that changed most, at force 0 the likeliest: word, before, after.
     words: list[tuple[str, float, float]]
 
+    @property
+    def price(self) -> float:
+        """Bits per token, as ``evaluation.price``; NaN if a text is empty."""
+        return log2(self.perplexity[1] / self.perplexity[0])
+
+
+def vector_at(vectors, layer) -> SteeringVector:
+    """The vector for a layer: of a list by layer that one, else the one and only."""
+    return vectors if isinstance(vectors, SteeringVector) else vectors[layer]
+
 
 @torch.inference_mode()  # a little faster than no_grad; only numbers and text leave it
-def compute(model, tokenizer, vector, setting, norm) -> Result:
+def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT) -> Result:
     """Text and next-word probabilities without and with steering.
 
-    ``norm`` is the typical norm at the setting's layer. Raises SteeringError as ``generate`` does.
+    ``vectors`` is a list by layer, or one vector for any layer; ``scale`` the typical norm by
+    layer. Raises SteeringError as ``generate`` does.
     """
     prompts, layer = [setting.prompt] * 2, setting.layer
+    vector = vector_at(vectors, layer)
     forces = torch.tensor([0, setting.force])
     text = generate(
         model, tokenizer, prompts[:1], vector, setting.force, layer,
@@ -69,7 +76,6 @@ def compute(model, tokenizer, vector, setting, norm) -> Result:
     with steer(model, vector, forces, layer):
         batch = encode(model, tokenizer, prompts)
         logits = next_token_logits(model, batch).float().cpu()
-    sides = [word_ids(tokenizer, words) for words in (POSITIVE_WORDS, NEGATIVE_WORDS)]
     before, after = logits.softmax(-1)
     moved = (after - before).abs() if setting.force else before  # or the likeliest
     changed = moved.topk(10).indices
@@ -77,28 +83,34 @@ def compute(model, tokenizer, vector, setting, norm) -> Result:
     words = [(tokenizer.decode([i]), before[i].item(), after[i].item()) for i in ordered]
     return Result(
         setting,
-        setting.force / norm,
+        float(setting.force / scale[layer]),
         (text.base, text.steered),
-        tuple(odds(logits, sides).tolist()),
+        tuple(log_odds_from(logits, word_sides(tokenizer, concept)).tolist()),
         tuple(surprise.tolist()),
         words,
     )
 
 
-def write_sentence(result, limit=None) -> str:
-    """The result in words, with a warning if the share is beyond ``limit`` to either side."""
+def write_sentence(result, limit=None, line=2.0) -> str:
+    """The result in words.
+
+    With a warning if the share is beyond ``limit`` to either side, where more than one text in
+    twenty costs over ``line`` bits per token.
+    """
     s = result.setting
     if s.force == 0:
         return "No steering: both texts are the model's own."
-    effect = result.log_odds[1] - result.log_odds[0]
-    ratio = result.perplexity[1] / result.perplexity[0]
-    cost = "a text is empty" if isnan(ratio) else f"perplexity ×{ratio:.1f}"
+    before, after = result.log_odds
+    cost = "a text is empty" if isnan(result.price) else f"price {result.price:+.1f} bits per token"
     sentence = (
-        f"Layer {s.layer}, force {s.force:+g}, {abs(result.share):.2f} of the typical norm: "
-        f"log-odds {effect:+.1f}, {cost}."
+        f"Layer {s.layer}, force {s.force:+g}, which is {abs(result.share):.2f} typical norms: "
+        f"log-odds from {before:+.1f} to {after:+.1f}, a change of {after - before:+.1f}; {cost}."
     )
     if limit is not None and round(abs(result.share), 2) > round(limit, 2):
-        sentence += f" Beyond {limit:.2f} norms the text tends to break at this layer."
+        sentence += (
+            f" Beyond {limit:.2f} norms more than one text in twenty costs over {line:g} bits at "
+            "this layer."
+        )
     return sentence
 
 
@@ -108,7 +120,7 @@ def write_code(setting, by_layer=True) -> str:
     layer = "" if by_layer else f"layer={setting.layer}, "
     return (
         f"generate(model, tokenizer, [{setting.prompt!r}], "
-        f"vectors[{setting.vector!r}]{where}, force={setting.force:.10g}, {layer}"
+        f"vectors[{setting.vector_name!r}]{where}, force={setting.force:.10g}, {layer}"
         f"max_new_tokens={setting.length}, seed={setting.seed})"
     )
 
@@ -156,25 +168,17 @@ def draw_words(result) -> Figure:
     return figure
 
 
-def completions(model, tokenizer, prompt, vectors, layers, shares, scale, seed=0):
-    """Steered texts of one prompt for some layers and forces, as the rows of a table.
+def completions(model, tokenizer, prompt, vectors, layers, shares, scale, seed=0) -> Table:
+    """Steered texts of one prompt for some layers and forces, as a table.
 
-    One batch: each row of it has its own layer and force. The first row is the head.
+    One batch: each row of it has its own layer and force.
     """
     chosen = [vectors[layer] for layer in layers]
     forces = [[float(share * scale[layer]) for share in shares] for layer in layers]
-    texts = sweep_texts(model, tokenizer, [prompt], chosen, forces, seed=seed)
+    written = sweep_texts(model, tokenizer, [prompt], chosen, forces, seed=seed, priced=False).texts
     rows = [
         (str(layer), f"{share:+.2f}", " ".join(text.steered.split()))
-        for layer, by_share in zip(layers, texts, strict=True)
+        for layer, by_share in zip(layers, written, strict=True)
         for share, [text] in zip(shares, by_share, strict=True)
     ]
-    return [("Layer", "Share of the norm", f"{prompt} …"), *rows]
-
-
-def show_table(rows):
-    """Display a table whose first row is its head: as HTML, and as text where that is shown."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in rows]
-    text = "\n".join(line.rstrip() for line in lines)
-    display({"text/html": plots.html_table(rows), "text/plain": text}, raw=True)
+    return Table(["Layer", "Share of the norm", f"{prompt} …"], rows)

@@ -26,8 +26,8 @@ from transformers import AttentionInterface, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from helpers.models import SteeringError, context_length, load_model
-from helpers.pocket.corpus import Windows, load_prepared, prepare, shares, write_tokenizer_config
-from helpers.pocket.optimiser import MasterCopy
+from helpers.training.corpus import Windows, load_prepared, prepare, shares, write_tokenizer_config
+from helpers.training.optimiser import MasterCopy
 
 LARGEST_FILE = "15MB"  # so that every file stays under 16 MiB
 HELD_OUT_WINDOWS = 32  # for the loss shown at each checkpoint

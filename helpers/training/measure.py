@@ -33,9 +33,9 @@ from helpers.evaluation import (
 from helpers.generation import generate
 from helpers.models import POCKET, encode, load_model, model_name
 from helpers.pairs import SENTIMENT_PAIRS
-from helpers.pocket.corpus import is_held_out, is_suitable, read_corpus
-from helpers.pocket.train import bits_per_character
 from helpers.sweeps import sweep, sweep_texts
+from helpers.training.corpus import is_held_out, is_suitable, read_corpus
+from helpers.training.train import bits_per_character
 
 TARGET = 2.0  # nats of log-odds: the shift whose price is reported
 GRID = [0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0]

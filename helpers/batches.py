@@ -1,0 +1,73 @@
+"""Long work in batches that fit the memory, with a progress bar."""
+
+import os
+import warnings
+from contextlib import nullcontext
+from numbers import Integral
+
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from tqdm.auto import tqdm
+
+from .models import SteeringError
+
+# Tokens in one forward pass, padding included. On a CPU larger batches gain nothing more; a
+# single new token for each of many texts is so little work that more of those share a batch.
+READING, WRITING = 2048, 8192
+
+
+class Batches:
+    """Runs work on rows in batches of at most ``tokens`` tokens, rows of similar length together.
+
+    When memory runs out, batches are half as large from then on, with a warning.
+
+    Raises SteeringError unless ``tokens`` is a whole number above 0.
+    """
+
+    def __init__(self, tokens):
+        if not isinstance(tokens, Integral) or isinstance(tokens, bool) or tokens < 1:
+            raise SteeringError(f"batch_tokens must be a whole number above 0, got {tokens!r}.")
+        self.tokens = tokens
+
+    def run(self, work, lengths, desc=None, bar=None) -> None:
+        """Call ``work(rows)``, a list of row numbers, until each row has had its turn.
+
+        ``lengths`` [row] are in tokens. Progress shows in ``bar``, or in one of its own that is
+        labelled ``desc``.
+        """
+        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+        own = bar is None and desc is not None
+        with progress(total=len(order), desc=desc) if own else nullcontext(bar) as bar:
+            while order:
+                rows = self._first(order, lengths)
+                try:
+                    work(rows)
+                    if bar is not None:
+                        bar.update(len(rows))
+                    order = order[len(rows) :]
+                    continue
+                except RuntimeError as error:
+                    if len(rows) == 1 or not should_reduce_batch_size(error):
+                        raise
+                # Only here is the error gone, and with it what the failed pass kept in memory.
+                self.tokens = max(1, len(rows) * lengths[rows[-1]] // 2)
+                message = f"Out of memory: going on with {self.tokens} tokens at a time."
+                warnings.warn(message, stacklevel=2)
+                clear_device_cache(garbage_collection=True)
+
+    def _first(self, order, lengths):
+        """As many of the first rows as fit, at least one; the last of them is the longest."""
+        n = 1
+        while n < len(order) and (n + 1) * lengths[order[n]] <= self.tokens:
+            n += 1
+        return order[:n]
+
+
+def progress(work=None, **labels) -> tqdm:
+    """A progress bar that shows when work takes more than two seconds, and goes when it is done.
+
+    Arguments as those of ``tqdm``, whose variable TQDM_DISABLE=1 here hides it in notebooks too.
+    """
+    steps = labels["total"] if work is None else len(work)
+    # Of a single step a bar tells nothing, and in a notebook making one takes a widget.
+    hidden = steps < 2 or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(work, leave=False, delay=2, disable=hidden, **labels)

@@ -1,0 +1,115 @@
+"""A concept: all the texts that one round of steering needs, in one object.
+
+The one place to change pairs, words or prompts. ``SENTIMENT`` is read from ``sentiment.json``
+beside this file; a file of the same form makes any other concept.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+
+from .models import SteeringError, check_prompts
+from .pairs import split
+
+BUNDLED = Path(__file__).with_name("sentiment.json")
+
+
+@dataclass(frozen=True, eq=False)
+class Concept:
+    """What makes a concept, and what measures it. The first side is the one that +v points to.
+
+    For an honest measurement no text that measures shares a contrast word with the pairs, and
+    no test prompt is a development prompt (that one is enforced).
+
+    Raises SteeringError for a text that is empty or missing, fewer than two pairs, or a prompt
+    that would serve both to choose and to report.
+    """
+
+    name: str
+    sides: tuple[str, str]  # such as ("positive", "negative")
+    pairs: list[tuple[str, str]]  # find the direction
+    positive_words: list[str]  # next words of one token each: their balance is the log-odds
+    negative_words: list[str]
+    dev_prompts: list[str]  # choose layer and force on these …
+    test_prompts: list[str]  # … and report on these, once
+    unrelated_prompts: list[str]  # no matter of the concept: what steering should spare
+    positive_sentences: list[str]  # labelled sentences, to read the direction from
+    negative_sentences: list[str]
+    follow_up: str  # put behind a sentence, it asks for a verdict on it
+    positive_requests: list[str]  # put before a prompt, they ask for the same as the push
+    negative_requests: list[str]
+    judge: str | Callable  # of whole texts, as in ``evaluation.judge``
+    more_pairs: list[tuple[str, str]] = ()  # further ones the same make
+    varied_pairs: list[tuple[str, str]] = ()  # long ones whose sides share nothing else
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            try:
+                if field.name.endswith("pairs"):
+                    value = list(zip(*split(value), strict=True)) if value else []
+                elif field.name.endswith(("words", "prompts", "sentences", "requests")):
+                    value = check_prompts(value)
+            except (SteeringError, TypeError) as error:
+                raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None
+            object.__setattr__(self, field.name, value)
+        if len(self.sides) != 2:
+            raise SteeringError(f"sides of {self.name!r}: give two names, got {self.sides!r}.")
+        if len(self.pairs) < 2:
+            raise SteeringError(f"pairs of {self.name!r}: give at least two.")
+        if shared := set(self.dev_prompts) & set(self.test_prompts):
+            raise SteeringError(
+                f"{self.name!r} has prompts that would serve both to choose and to report: "
+                f"{sorted(shared)}. Take them out of dev_prompts or test_prompts."
+            )
+
+    @property
+    def words(self) -> tuple[list[str], list[str]]:
+        """The positive and the negative words."""
+        return self.positive_words, self.negative_words
+
+    @property
+    def sentences(self) -> list[str]:
+        """The labelled sentences: the positive ones, then the negative ones."""
+        return self.positive_sentences + self.negative_sentences
+
+    @property
+    def pair_prompts(self) -> list[str]:
+        """Every prompt of the pairs: the positive ones, then the negative ones."""
+        positive, negative = split(self.pairs)
+        return positive + negative
+
+
+def load_concept(source=None) -> Concept:
+    """The concept that the notebooks steer.
+
+    ``source`` is ``"sentiment"`` (bundled) or a JSON file of the form of ``sentiment.json``.
+    Default: environment variable ``STEERING_CONCEPT``, else ``"sentiment"``.
+
+    Raises SteeringError if the file cannot be read, or a field is missing, unknown or unusable.
+    """
+    source = str(source or os.environ.get("STEERING_CONCEPT") or "sentiment")
+    path = BUNDLED if source == "sentiment" else Path(source)
+    try:
+        texts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SteeringError(
+            f"No concept could be read from {source!r}: give 'sentiment', which is bundled, or a "
+            f"JSON file of the form of {BUNDLED.name} in the folder of helpers. (Cause: {error})"
+        ) from error
+    if not isinstance(texts, dict):
+        raise SteeringError(f"{source}: expected an object with named fields, as {BUNDLED.name}.")
+    known = {field.name: field for field in fields(Concept)}
+    needed = [name for name, field in known.items() if field.default is MISSING]
+    missing, unknown = set(needed) - set(texts), set(texts) - set(known)
+    if missing or unknown:
+        raise SteeringError(
+            f"{source}: missing fields {sorted(missing)}, unknown fields {sorted(unknown)}. "
+            f"{BUNDLED.name} in the folder of helpers shows all of them."
+        )
+    return Concept(**texts)
+
+
+SENTIMENT = load_concept("sentiment")
