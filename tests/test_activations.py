@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from helpers.activations import capture, residual_stream, typical_norm
+from helpers.concepts import SENTIMENT
 from helpers.models import SteeringError, blocks
-from helpers.pairs import SENTIMENT_PAIRS
 from tiny_models import (
     DEPTH,
     FAMILIES,
@@ -67,11 +69,12 @@ def test_mistake_08_padded_rows_equal_single_prompts(family, position):
         torch.testing.assert_close(cache[:, row], expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_order_survives_any_batch_size(batch_size):
-    many = [pair[side] for side in (0, 1) for pair in SENTIMENT_PAIRS] + PROMPTS
-    expected = residual_stream(tiny_model(), tokenizer(), many)
-    cache = residual_stream(tiny_model(), tokenizer(), many, batch_size=batch_size)
+@pytest.mark.parametrize("batch_tokens", [1, 16, 50])
+@pytest.mark.parametrize("position", [-1, "mean"])
+def test_order_survives_any_size_of_the_batches(batch_tokens, position):
+    many = [*SENTIMENT.pair_prompts, *PROMPTS]  # neither all alike nor in the order of length
+    expected = residual_stream(tiny_model(), tokenizer(), many, position)
+    cache = residual_stream(tiny_model(), tokenizer(), many, position, batch_tokens)
     torch.testing.assert_close(cache, expected)
     assert cache[-1].unique(dim=0).shape[0] > len(many) / 2  # not one row everywhere
 
@@ -106,7 +109,7 @@ def test_a_mean_needs_a_second_token():
     with pytest.raises(SteeringError, match="shortest has 1 token"):
         residual_stream(tiny_model(), tokenizer(), ["The", PROMPTS[0]], "mean")
     with pytest.raises(SteeringError, match="No prompt has a second token"):
-        typical_norm(tiny_model(), tokenizer(), ["The"])
+        typical_norm(tiny_model(), tokenizer(), prompts=["The"])
 
 
 @pytest.mark.parametrize("position", ["last", None, 1.0])
@@ -122,7 +125,7 @@ def test_unknown_position(position):
 )
 def test_unusable_prompts_leave_no_hook(measure, prompts, message):
     with no_hook_left(tiny_model()), pytest.raises(SteeringError, match=message):
-        measure(tiny_model(), tokenizer(), prompts)
+        measure(tiny_model(), tokenizer(), prompts=prompts)
 
 
 @pytest.fixture
@@ -136,11 +139,11 @@ def massive_start():
 def test_mistake_15_typical_norm_leaves_out_position_0_and_padding(massive_start):
     streams = [stream_of(massive_start, prompt)[:, 1:] for prompt in PROMPTS]
     expected = torch.cat(streams, 1).norm(dim=-1).median(1).values
-    found = typical_norm(massive_start, tokenizer(), PROMPTS)
+    found = typical_norm(massive_start, tokenizer(), prompts=PROMPTS)
     torch.testing.assert_close(found, expected)
     assert found.shape == (3,) and found.dtype == torch.float32
     # Two tokens a prompt: were the first counted, it would be half of all.
-    short = typical_norm(massive_start, tokenizer(), ["We liked", "The soup"])
+    short = typical_norm(massive_start, tokenizer(), prompts=["We liked", "The soup"])
     assert (short < stream_of(massive_start, "We liked")[:, 0].norm(dim=-1) / 10).all()
 
 
@@ -149,10 +152,15 @@ def test_mistake_15_mean_leaves_out_position_0(massive_start):
     torch.testing.assert_close(mean[:, 0], stream_of(massive_start, "We liked")[:, 1])
 
 
-def test_typical_norm_reads_the_pairs_by_default():
-    sentences = [sentence for pair in SENTIMENT_PAIRS for sentence in pair]
+def test_typical_norm_reads_the_pairs_of_the_concept_by_default():
+    other = replace(SENTIMENT, pairs=[("We liked it a lot", "No"), ("Such a good day", "Rain")])
+    for concept in (SENTIMENT, other):
+        sentences = [sentence for pair in concept.pairs for sentence in pair]
+        expected = typical_norm(tiny_model(), tokenizer(), prompts=sentences)
+        torch.testing.assert_close(typical_norm(tiny_model(), tokenizer(), concept), expected)
     norms = typical_norm(tiny_model(), tokenizer())
-    torch.testing.assert_close(norms, typical_norm(tiny_model(), tokenizer(), sentences))
+    assert norms.equal(typical_norm(tiny_model(), tokenizer(), SENTIMENT))
+    assert not norms.allclose(expected)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

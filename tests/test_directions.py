@@ -7,17 +7,20 @@ from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
 from helpers.activations import residual_stream
+from helpers.concepts import SENTIMENT
 from helpers.directions import METHODS, SteeringVector, cosines, find_vectors, pca
-from helpers.models import SteeringError
-from helpers.pairs import SENTIMENT_PAIRS, split
-from tiny_models import DEPTH, WIDTH, make_vector, tiny_model, tokenizer
+from helpers.models import SteeringError, fingerprint
+from helpers.pairs import split
+from tiny_models import DEPTH, WIDTH, make_vector, new_model, tiny_model, tokenizer
+
+PAIRS = SENTIMENT.pairs
 
 
 def same(v, w):
     """All fields equal, the numbers within rounding."""
     torch.testing.assert_close(v.direction, w.direction)
     assert v.raw_norm == pytest.approx(w.raw_norm)
-    text = ("layer", "method", "model_name", "n_pairs")
+    text = ("layer", "method", "model_name", "n_pairs", "fingerprint")
     return all(getattr(v, field) == getattr(w, field) for field in text)
 
 
@@ -54,14 +57,14 @@ def test_fields_are_frozen(field):
     ids=["-v", "v+w", "v-w", "a*v", "v*a", "tensor*v", "numpy*v"],
 )
 def test_operations_are_those_of_vectors_and_return_new_objects(operation):
-    v, w = make_vector(seed=1), make_vector(seed=2)
+    v, w = make_vector(seed=1, fingerprint="f"), make_vector(seed=2, fingerprint="f")
     originals = dataclasses.replace(v), dataclasses.replace(w)
     result, raw = operation(v, w)
     torch.testing.assert_close(result.raw, raw)
     assert result.direction.norm().item() == pytest.approx(1, abs=1e-6)
     assert result.raw_norm == pytest.approx(raw.norm().item())
     assert result is not v and same(v, originals[0]) and same(w, originals[1])
-    assert (result.layer, result.model_name) == (v.layer, v.model_name)
+    assert (result.layer, result.model_name, result.fingerprint) == (1, "tiny-gpt2", "f")
 
 
 def test_a_sum_says_where_it_comes_from():
@@ -71,12 +74,46 @@ def test_a_sum_says_where_it_comes_from():
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
-    [({"layer": 2}, "layer 1 against 2"), ({"model_name": "x"}, "model_name 'tiny-gpt2' against")],
+    ("one", "other", "message"),
+    [
+        ({}, {"layer": 2}, "layer 1 of 'tiny-gpt2' against layer 2 of 'tiny-gpt2'"),
+        ({}, {"model_name": "x"}, "layer 1 of 'tiny-gpt2' against layer 1 of 'x'"),
+        ({"fingerprint": "f"}, {"model_name": "x"}, "against layer 1 of 'x'"),
+        ({"fingerprint": "f"}, {"fingerprint": "g"}, "Only vectors of one layer of one model"),
+        ({"fingerprint": "f"}, {"fingerprint": "f", "layer": 0}, "against layer 0"),
+    ],
 )
-def test_only_vectors_of_one_layer_of_one_model_are_added(other, message):
+def test_only_vectors_of_one_layer_of_one_model_are_added(one, other, message):
+    v, w = make_vector(**one), make_vector(seed=2, **other)
+    for combine in (lambda: v + w, lambda: w - v):
+        with pytest.raises(SteeringError, match="Only vectors of one layer of one model"):
+            combine()
     with pytest.raises(SteeringError, match=message):
-        make_vector() + make_vector(seed=2, **other)
+        v + w
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"fingerprint": "f"}, {"fingerprint": "f", "model_name": "x"}),  # the weights decide
+        ({"fingerprint": "f"}, {}),  # where one does not know them, the names
+    ],
+)
+def test_vectors_of_the_same_weights_are_added_whatever_their_name(one, other):
+    v, w = make_vector(**one), make_vector(seed=2, **other)
+    torch.testing.assert_close((v + w).raw, v.raw + w.raw)
+
+
+def test_another_vector_like_this_has_its_place_and_its_own_provenance():
+    v, raw = make_vector(layer=2, fingerprint="f", method="pca"), 3 * make_vector(seed=5).raw
+    made = v.like(raw, "by hand", n_pairs=4)
+    torch.testing.assert_close(made.raw, raw)
+    assert made.raw_norm == pytest.approx(raw.norm().item())
+    assert (made.layer, made.model_name, made.fingerprint) == (2, "tiny-gpt2", "f")
+    assert (made.method, made.n_pairs) == ("by hand", 4)
+    assert (v.like(raw, "drawn").method, v.like(raw, "drawn").n_pairs) == ("drawn", 0)
+    with pytest.raises(SteeringError, match="has no direction"):
+        v.like(torch.zeros(32), "nothing")
 
 
 @pytest.mark.parametrize("make", [lambda v: v - v, lambda v: 0 * v, lambda v: float("nan") * v])
@@ -94,11 +131,12 @@ def test_a_direction_must_be_one_unit_vector(direction):
 
 
 def test_random_control_has_the_same_length_and_its_own_direction():
-    v = make_vector()
+    v = make_vector(fingerprint="f")
     one, again, other = v.random_like(1), v.random_like(1), v.random_like(2)
     assert one.direction.equal(again.direction) and not one.direction.equal(other.direction)
     assert one.direction.norm().item() == pytest.approx(1, abs=1e-6)
-    assert (one.layer, one.raw_norm, one.model_name) == (v.layer, v.raw_norm, v.model_name)
+    assert one.raw_norm == pytest.approx(v.raw_norm)
+    assert (one.layer, one.model_name, one.fingerprint) == (v.layer, v.model_name, "f")
     assert one.method == "random, seed 1" and one.n_pairs == 0
     before = torch.get_rng_state()
     v.random_like(1)
@@ -109,10 +147,41 @@ def test_random_control_has_the_same_length_and_its_own_direction():
 
 
 def test_save_and_load_keep_every_field(tmp_path):
-    v = make_vector(method="pca + probe")
+    v = make_vector(method="pca + probe", fingerprint=fingerprint(tiny_model()))
     v.save(tmp_path / "vector.safetensors")
     loaded = SteeringVector.load(tmp_path / "vector.safetensors", tiny_model())
     assert same(loaded, v) and loaded.direction.equal(v.direction) and loaded.raw_norm == v.raw_norm
+
+
+def test_a_vector_found_on_a_model_fits_the_same_weights_under_another_name(tmp_path):
+    renamed = new_model()
+    renamed.config._name_or_path = "elsewhere"
+    v = find_vectors(tiny_model(), tokenizer(), PAIRS)[1]
+    assert v.fingerprint == fingerprint(tiny_model())
+    v.save(tmp_path / "v")
+    assert same(SteeringVector.load(tmp_path / "v", renamed), v)
+
+
+def test_a_vector_is_refused_on_other_weights_of_the_same_name_and_width(tmp_path):
+    find_vectors(tiny_model(), tokenizer(), PAIRS)[1].save(tmp_path / "v")
+    other = new_model(seed=1)
+    assert other.config._name_or_path == "tiny-gpt2"
+    with pytest.raises(SteeringError, match="weights are others: find the direction again"):
+        SteeringVector.load(tmp_path / "v", other)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_file_without_a_fingerprint_is_compared_by_name(kept, tmp_path):
+    fields = {"layer": "1", "raw_norm": "2.0", "method": "m", "n_pairs": "8"}
+    fields |= {"model_name": "tiny-gpt2"} | ({"fingerprint": ""} if kept else {})
+    save_file({"direction": make_vector().direction}, tmp_path / "v", fields)
+    # Of other weights, but nothing in the file can tell.
+    loaded = SteeringVector.load(tmp_path / "v", new_model(seed=1))
+    assert (loaded.fingerprint, loaded.raw_norm) == ("", 2)
+    renamed = new_model()
+    renamed.config._name_or_path = "elsewhere"
+    with pytest.raises(SteeringError, match=r"'tiny-gpt2' \(width 32\).*'elsewhere' \(width 32\)"):
+        SteeringVector.load(tmp_path / "v", renamed)
 
 
 def test_a_vector_of_another_model_is_refused_with_both_names(tmp_path):
@@ -219,10 +288,11 @@ def test_methods_work_on_a_single_pair(method):
 @pytest.mark.parametrize("position", [-1, "mean"])
 def test_find_vectors_gives_one_for_each_layer(family, position):
     model = tiny_model(family)
-    vectors = find_vectors(model, tokenizer(), SENTIMENT_PAIRS, position=position)
+    vectors = find_vectors(model, tokenizer(), PAIRS, position=position)
     assert [v.layer for v in vectors] == list(range(DEPTH[family]))
-    positive, negative = split(SENTIMENT_PAIRS)
+    positive, negative = split(PAIRS)
     streams = [residual_stream(model, tokenizer(), side, position) for side in (positive, negative)]
+    assert {v.fingerprint for v in vectors} == {fingerprint(model)}
     for v in vectors:
         torch.testing.assert_close(v.raw, (streams[0] - streams[1])[v.layer].mean(0))
         assert (v.model_name, v.n_pairs) == (f"tiny-{family}", 8)
@@ -230,9 +300,9 @@ def test_find_vectors_gives_one_for_each_layer(family, position):
 
 
 def test_swapped_pairs_give_the_opposite_direction():
-    swapped = [(negative, positive) for positive, negative in SENTIMENT_PAIRS]
+    swapped = [(negative, positive) for positive, negative in PAIRS]
     for method in METHODS:
-        v = find_vectors(tiny_model(), tokenizer(), SENTIMENT_PAIRS, method)[1]
+        v = find_vectors(tiny_model(), tokenizer(), PAIRS, method)[1]
         w = find_vectors(tiny_model(), tokenizer(), swapped, method)[1]
         torch.testing.assert_close(v.raw, -w.raw, atol=1e-3, rtol=1e-3)
 
@@ -242,7 +312,7 @@ def test_swapped_pairs_give_the_opposite_direction():
     [
         ([], "pca", "list of pairs is empty"),
         ([("a", "a")], "pca", "no contrast"),
-        (SENTIMENT_PAIRS, "svm", "Unknown method 'svm': choose one of mean_difference, pca, probe"),
+        (PAIRS, "svm", "Unknown method 'svm': choose one of mean_difference, pca, probe"),
     ],
 )
 def test_unusable_pairs_and_methods(pairs, method, message):

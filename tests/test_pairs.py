@@ -1,23 +1,11 @@
 import pytest
 
-from helpers.evaluation import (
-    DEV_PROMPTS,
-    NEGATIVE_WORDS,
-    POSITIVE_WORDS,
-    TEST_PROMPTS,
-    UNRELATED_PROMPTS,
-)
+from helpers.concepts import SENTIMENT
 from helpers.models import SteeringError
-from helpers.pairs import (
-    MORE_PAIRS,
-    SENTIMENT_PAIRS,
-    VARIED_PAIRS,
-    check_pairs,
-    split,
-    tokens,
-)
+from helpers.pairs import check_pairs, split, tokens
 from tiny_models import tokenizer
 
+PAIRS = SENTIMENT.pairs
 UNEQUAL = ("The food is delicious", "The food is not good at all")
 
 
@@ -27,28 +15,38 @@ def test_tokens_join_to_the_text():
 
 
 def test_the_sentiment_pairs_all_match_on_the_bundled_tokenizer():
-    report = check_pairs(tokenizer(), SENTIMENT_PAIRS, strict=True)
-    assert len(report) == 8 and report.valid == SENTIMENT_PAIRS
+    report = check_pairs(tokenizer(), PAIRS, strict=True)
+    assert len(report) == 8 and report.valid == PAIRS
     assert all(len(check.differing) == 1 for check in report)
 
 
 def test_report_shows_a_table_and_where_lengths_part():
-    report = check_pairs(tokenizer(), [SENTIMENT_PAIRS[0], UNEQUAL])
+    report = check_pairs(tokenizer(), [PAIRS[0], UNEQUAL])
     head, rule, first, second, blank, *note = str(report).splitlines()
     assert head.split() == ["Positive", "Negative", "Match?"]
     assert set(rule) == {"-"} and not blank
-    assert first.startswith(SENTIMENT_PAIRS[0][0]) and first.endswith("True (6 vs 6)")
+    assert first.startswith(PAIRS[0][0]) and first.endswith("True (6 vs 6)")
     assert second.startswith(UNEQUAL[0]) and second.endswith(report[1].verdict)
     assert note[0] == f"{report[1].verdict}, different from position 3 on"
-    assert report.valid == SENTIMENT_PAIRS[:1]
+    assert report.valid == PAIRS[:1]
     assert report[0].match and not report[1].match
     assert report[1].positive_tokens == tokens(tokenizer(), UNEQUAL[0])
     assert report[1].differing == list(range(3, len(report[1].negative_tokens)))
 
 
+def test_report_shows_the_same_in_a_notebook_and_escapes_it():
+    marked = ("The <b>food</b> is good", "The <b>food</b> is not good at all")
+    html = check_pairs(tokenizer(), [PAIRS[0], marked])._repr_html_()
+    assert html.count("<tr>") == 3 and html.count("<pre>") == 1
+    assert "True (6 vs 6)" in html and PAIRS[0][0] in html
+    assert "&lt;b&gt;food" in html and "<b>" not in html
+    assert "different from position" in html.split("<pre>")[1]
+    assert "<pre>" not in check_pairs(tokenizer(), PAIRS)._repr_html_()
+
+
 def test_lengths_that_differ_are_refused_if_strict_with_both_token_lists():
     with pytest.raises(SteeringError) as error:
-        check_pairs(tokenizer(), [SENTIMENT_PAIRS[0], UNEQUAL], strict=True)
+        check_pairs(tokenizer(), [PAIRS[0], UNEQUAL], strict=True)
     for text in UNEQUAL:
         pieces = " | ".join(token.strip() for token in tokens(tokenizer(), text))
         assert pieces in str(error.value)
@@ -60,8 +58,8 @@ def test_lengths_that_differ_are_refused_if_strict_with_both_token_lists():
     [
         ([], "list of pairs is empty"),
         ([("same", "same")], "Both prompts of a pair are 'same': there is no contrast"),
-        ([("good", "")], r"Prompt 0 is empty \(''\)"),
-        ([("a", "b"), (" ", "c")], "Prompt 1 is empty"),
+        ([("good", "")], r"The prompt is empty \(''\)"),
+        ([("a", "b"), (" ", "c")], "Prompt 2 of 2 is empty"),
         (["ab"], r"Expected a pair \(positive, negative\), got 'ab'"),
         ([("a", "b", "c")], "Expected a pair"),
         ("ab", "Expected a pair"),
@@ -74,19 +72,5 @@ def test_unusable_pairs(pairs, message):
 
 
 def test_split_keeps_the_order():
-    positive, negative = split(iter(SENTIMENT_PAIRS))
-    assert list(zip(positive, negative, strict=True)) == SENTIMENT_PAIRS
-
-
-def test_more_pairs_are_usable_and_measured_by_none_of_their_words():
-    pairs = SENTIMENT_PAIRS + MORE_PAIRS
-    assert len(pairs) == 32  # notebook 07 compares sixteen with sixteen others
-    assert check_pairs(tokenizer(), pairs).valid == pairs
-    assert len(VARIED_PAIRS) == len(SENTIMENT_PAIRS)
-    texts = [text for pair in pairs + VARIED_PAIRS for text in pair]
-    assert len(set(texts)) == len(texts)
-    for pair in MORE_PAIRS + VARIED_PAIRS:
-        first, second = (set(text.lower().replace(",", "").split()) for text in pair)
-        assert not (first ^ second) & set(POSITIVE_WORDS + NEGATIVE_WORDS), pair
-    assert not set(texts) & set(DEV_PROMPTS + TEST_PROMPTS + UNRELATED_PROMPTS)
-    assert not set(UNRELATED_PROMPTS) & set(DEV_PROMPTS + TEST_PROMPTS)
+    positive, negative = split(iter(PAIRS))
+    assert list(zip(positive, negative, strict=True)) == PAIRS

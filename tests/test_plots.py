@@ -48,6 +48,14 @@ def test_classes_differ_in_colour_and_marker(ax):
     assert not np.array_equal(positive.get_facecolor(), negative.get_facecolor())
     assert len(positive.get_paths()[0].vertices) != len(negative.get_paths()[0].vertices)
     assert ax.get_title() == "Layer 2"
+    assert ax.get_legend_handles_labels()[1] == ["positive", "negative"]
+
+
+def test_classes_carry_the_names_of_the_concept_s_sides(ax):
+    plots.scatter_classes(ax, [[0, 1], [2, 3]], [False, True], sides=("formal", "casual"))
+    (first, second), names = ax.get_legend_handles_labels()
+    assert names == ["formal", "casual"]
+    assert first.get_offsets().tolist() == [[2, 3]] and second.get_offsets().tolist() == [[0, 1]]
 
 
 def test_lines_differ_in_marker_and_are_named(ax):

@@ -11,8 +11,8 @@ from functools import lru_cache
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from helpers.concepts import SENTIMENT
 from helpers.directions import SteeringVector
-from helpers.evaluation import NEGATIVE_WORDS, POSITIVE_WORDS
 from helpers.models import POCKET
 
 WIDTH = 32
@@ -171,7 +171,7 @@ def plain_log_odds(model, prompt, pushes=()):
             return plain_log_odds(model, prompt, pushes[1:])
     log_probabilities = logits_of(model, token_ids(prompt))[0, -1].log_softmax(0)
     sides = []
-    for words in (POSITIVE_WORDS, NEGATIVE_WORDS):
+    for words in (SENTIMENT.positive_words, SENTIMENT.negative_words):
         ids = [token_ids(" " + word).item() for word in words]
         sides.append(sum(log_probabilities[i].exp() for i in ids).log())
     return (sides[0] - sides[1]).item()
