@@ -1,0 +1,255 @@
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from helpers.concepts import BUNDLED, SENTIMENT, Concept, load_concept
+from helpers.evaluation import word_ids
+from helpers.models import SteeringError
+from helpers.pairs import check_pairs
+from tiny_models import tokenizer
+
+FIELDS = [field.name for field in fields(Concept)]
+OPTIONAL = ["more_pairs", "varied_pairs"]
+BUNDLED_TEXTS = json.loads(BUNDLED.read_text(encoding="utf-8"))
+
+
+def words_of(text):
+    return text.lower().replace(".", "").replace(",", "").split()
+
+
+def contrast_words(pairs):
+    """The words that stand on one side of a pair only."""
+    contrast = set()
+    for positive, negative in pairs:
+        contrast |= set(words_of(positive)) ^ set(words_of(negative))
+    return contrast
+
+
+def write(folder, leave_out=(), **changes):
+    """A concept file: the bundled one with some fields changed or left out."""
+    path = folder / "own.json"
+    texts = {name: x for name, x in {**BUNDLED_TEXTS, **changes}.items() if name not in leave_out}
+    path.write_text(json.dumps(texts), encoding="utf-8")
+    return path
+
+
+# -- The bundled concept
+
+
+def test_nothing_measured_was_used_to_find_the_direction():
+    contrast = contrast_words(SENTIMENT.pairs)
+    assert len(contrast) == 16
+    prompts = SENTIMENT.dev_prompts + SENTIMENT.test_prompts
+    for text in [*prompts, *SENTIMENT.sentences, *sum(SENTIMENT.words, [])]:
+        assert not contrast & set(words_of(text)), text
+    beginnings = []
+    for positive, negative in SENTIMENT.pairs:
+        both = list(zip(words_of(positive), words_of(negative), strict=True))
+        beginnings.append([a for a, b in both[: [a == b for a, b in both].index(False)]])
+    for prompt in prompts:
+        for beginning in beginnings:
+            assert words_of(prompt)[: len(beginning)] != beginning, prompt
+
+
+def test_mistake_16_choosing_and_reporting_prompts_are_disjoint():
+    assert not set(SENTIMENT.dev_prompts) & set(SENTIMENT.test_prompts)
+    for prompts in (SENTIMENT.dev_prompts, SENTIMENT.test_prompts):
+        assert len(set(prompts)) == len(prompts)
+    assert len(SENTIMENT.test_prompts) >= 40
+
+
+@pytest.mark.parametrize("field", ["dev_prompts", "test_prompts"])
+def test_mistake_16_a_concept_that_reports_what_it_chose_on_is_refused(field):
+    prompts = [*getattr(SENTIMENT, field), "The soup was"]
+    assert replace(SENTIMENT, **{field: prompts}).name == "sentiment"
+    borrowed = {"dev_prompts": SENTIMENT.test_prompts, "test_prompts": SENTIMENT.dev_prompts}
+    with pytest.raises(SteeringError, match="both to choose and to report") as error:
+        replace(SENTIMENT, **{field: [*prompts, borrowed[field][3]]})
+    assert repr([borrowed[field][3]]) in str(error.value)
+    assert "Take them out of dev_prompts or test_prompts" in str(error.value)
+
+
+def test_word_lists_are_distinct_single_tokens_of_the_bundled_model():
+    positive, negative = SENTIMENT.words
+    assert len(positive) == len(negative)
+    ids = word_ids(tokenizer(), positive + negative)
+    assert len(set(ids)) == len(ids)
+    assert [tokenizer().decode([i]) for i in ids] == [f" {word}" for word in positive + negative]
+
+
+def test_sentences_are_distinct_and_balanced():
+    assert len(SENTIMENT.positive_sentences) == len(SENTIMENT.negative_sentences)
+    assert SENTIMENT.sentences == SENTIMENT.positive_sentences + SENTIMENT.negative_sentences
+    assert len(set(SENTIMENT.sentences)) == len(SENTIMENT.sentences)
+
+
+def test_more_pairs_are_usable_and_measured_by_none_of_their_words():
+    pairs = SENTIMENT.pairs + SENTIMENT.more_pairs
+    assert len(pairs) == 32  # enough to compare sixteen with sixteen others
+    assert check_pairs(tokenizer(), pairs).valid == pairs
+    assert len(SENTIMENT.varied_pairs) == len(SENTIMENT.pairs)
+    texts = [text for pair in pairs + SENTIMENT.varied_pairs for text in pair]
+    assert len(set(texts)) == len(texts)
+    for pair in SENTIMENT.more_pairs + SENTIMENT.varied_pairs:
+        assert not contrast_words([pair]) & set(sum(SENTIMENT.words, [])), pair
+    measured = set(SENTIMENT.dev_prompts + SENTIMENT.test_prompts)
+    assert not set(texts) & (measured | set(SENTIMENT.unrelated_prompts))
+    assert not measured & set(SENTIMENT.unrelated_prompts)
+
+
+def test_pair_prompts_are_those_of_one_side_and_then_of_the_other():
+    positive, negative = zip(*SENTIMENT.pairs, strict=True)
+    assert SENTIMENT.pair_prompts == [*positive, *negative]
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_fields_are_frozen(field):
+    with pytest.raises(FrozenInstanceError):
+        setattr(SENTIMENT, field, getattr(SENTIMENT, field))
+
+
+# -- A concept of one's own
+
+
+def test_a_changed_concept_leaves_the_first_as_it_was():
+    own = replace(SENTIMENT, name="size", positive_words=["big", "large"])
+    assert own.words == (["big", "large"], SENTIMENT.negative_words)
+    assert own.pairs == SENTIMENT.pairs and own.dev_prompts == SENTIMENT.dev_prompts
+    assert (SENTIMENT.name, SENTIMENT.positive_words) == ("sentiment", load_concept().words[0])
+
+
+def test_pairs_and_texts_of_any_kind_become_lists():
+    pairs = [["We love it", "We hate it"], ("So warm", "So cold")]
+    own = replace(SENTIMENT, pairs=iter(pairs), positive_words=("big", "large"), more_pairs=None)
+    assert own.pairs == [tuple(pair) for pair in pairs]
+    assert own.pair_prompts == ["We love it", "So warm", "We hate it", "So cold"]
+    assert own.positive_words == ["big", "large"] and own.more_pairs == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"positive_words": "good"}, r"positive_words of 'sentiment': .*got one string"),
+        ({"negative_words": []}, "negative_words of 'sentiment': .*is empty"),
+        ({"negative_words": None}, "negative_words of 'sentiment'"),
+        ({"positive_words": [1, 2]}, "positive_words of 'sentiment': Prompt 1 of 2"),
+        ({"dev_prompts": ["The soup was", " "]}, "dev_prompts of 'sentiment': Prompt 2 of 2"),
+        ({"test_prompts": "The soup was"}, "test_prompts of 'sentiment': .*one string"),
+        ({"unrelated_prompts": []}, "unrelated_prompts of 'sentiment': .*is empty"),
+        ({"negative_sentences": [""]}, "negative_sentences of 'sentiment': The prompt is empty"),
+        ({"positive_requests": [None]}, "positive_requests of 'sentiment'"),
+        ({"pairs": SENTIMENT.pairs[:1]}, "pairs of 'sentiment': give at least two"),
+        ({"pairs": []}, "pairs of 'sentiment': give at least two"),
+        ({"pairs": ["We love it", "We hate it"]}, "pairs of 'sentiment': Expected a pair"),
+        ({"pairs": [("a", "b", "c")] * 2}, "pairs of 'sentiment': Expected a pair"),
+        ({"pairs": [1, 2]}, "pairs of 'sentiment'"),
+        ({"more_pairs": [("a", "a")]}, "more_pairs of 'sentiment': .*no contrast"),
+        ({"varied_pairs": [("a", "")]}, "varied_pairs of 'sentiment': The prompt is empty"),
+        ({"sides": ["positive"]}, "sides of 'sentiment': give two names"),
+        ({"sides": ["up", "down", "left"]}, "sides of 'sentiment': give two names"),
+    ],
+)
+def test_texts_that_cannot_be_used_are_refused_by_the_name_of_their_field(change, message):
+    with pytest.raises(SteeringError, match=message):
+        replace(SENTIMENT, **change)
+
+
+@pytest.mark.xfail(strict=True, reason="only the fields that are lists of texts are looked at")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sides": "ab"},
+        {"sides": None},
+        {"sides": ["", ""]},
+        {"name": ""},
+        {"follow_up": " "},
+        {"follow_up": None},
+        {"judge": None},
+    ],
+    ids=str,
+)
+def test_a_single_text_that_is_missing_is_refused(change):
+    with pytest.raises(SteeringError):
+        replace(SENTIMENT, **change)
+
+
+# -- Concept files
+
+
+def test_sentiment_is_the_default_and_what_the_bundled_file_says(monkeypatch):
+    monkeypatch.delenv("STEERING_CONCEPT", raising=False)
+    for source in (None, "", "sentiment", BUNDLED, str(BUNDLED)):
+        concept = load_concept(source)
+        assert {name: getattr(concept, name) for name in FIELDS} == {
+            name: [tuple(pair) for pair in value] if name.endswith("pairs") else value
+            for name, value in BUNDLED_TEXTS.items()
+        }
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_a_file_of_one_s_own_is_read(tmp_path, as_text):
+    path = write(tmp_path, leave_out=OPTIONAL, name="größe", positive_words=["groß"])
+    own = load_concept(str(path) if as_text else path)
+    assert (own.name, own.positive_words) == ("größe", ["groß"])
+    assert own.more_pairs == own.varied_pairs == []
+    assert own.dev_prompts == SENTIMENT.dev_prompts
+
+
+def test_environment_names_the_concept_and_an_argument_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEERING_CONCEPT", str(write(tmp_path, name="own")))
+    assert load_concept().name == load_concept(None).name == "own"
+    assert load_concept("sentiment").name == "sentiment"
+
+
+@pytest.mark.parametrize("field", [name for name in FIELDS if name not in OPTIONAL])
+def test_a_missing_field_is_named(field, tmp_path):
+    with pytest.raises(SteeringError, match=rf"own.json: missing fields \['{field}'\]") as error:
+        load_concept(write(tmp_path, leave_out=[field]))
+    assert "sentiment.json in the folder of helpers shows all of them" in str(error.value)
+
+
+def test_fields_that_are_missing_or_unknown_are_all_named(tmp_path):
+    path = write(tmp_path, leave_out=["pairs", "judge"], pair=[], possitive_words=["good"])
+    expected = r"missing fields \['judge', 'pairs'\], unknown fields \['pair', 'possitive_words'\]"
+    with pytest.raises(SteeringError, match=expected):
+        load_concept(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"negative_words": "bad"}, "negative_words of 'own': .*one string"),
+        ({"test_prompts": None}, "test_prompts of 'own'"),
+        ({"pairs": {"We love it": "We hate it"}}, "pairs of 'own'"),
+        ({"dev_prompts": SENTIMENT.test_prompts}, "'own' has prompts .*to choose and to report"),
+    ],
+)
+def test_a_file_with_texts_that_cannot_be_used_is_refused_by_field(change, message, tmp_path):
+    with pytest.raises(SteeringError, match=message):
+        load_concept(write(tmp_path, name="own", **change))
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{'name': 'no JSON'}", b'{"name": "gr\xf6\xdfe"}', b'{"name": ']
+)
+def test_a_file_that_cannot_be_read_names_the_way_out(content, tmp_path):
+    path = tmp_path / "own.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SteeringError, match="No concept could be read from .*own.json") as error:
+        load_concept(path)
+    assert "'sentiment', which is bundled" in str(error.value) and "(Cause: " in str(error.value)
+
+
+def test_a_folder_is_no_concept(tmp_path):
+    with pytest.raises(SteeringError, match="No concept could be read from"):
+        load_concept(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], ["pairs"], "sentiment", 3, None])
+def test_a_file_of_another_form_is_refused(content, tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(SteeringError, match="own.json: expected an object with named fields"):
+        load_concept(path)
