@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,15 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
+from helpers.activations import typical_norm
+from helpers.concepts import SENTIMENT
+from helpers.directions import find_vectors
 from helpers.models import POCKET, SteeringError, encode, load_model
-from helpers.pairs import SENTIMENT_PAIRS, check_pairs
-from helpers.pocket import corpus, measure
-from helpers.pocket import train as training
-from helpers.pocket.optimiser import MasterCopy, Muon, orthogonalise
+from helpers.pairs import check_pairs
+from helpers.sweeps import sweep_texts
+from helpers.training import corpus, measure
+from helpers.training import train as training
+from helpers.training.optimiser import MasterCopy, Muon, orthogonalise
 
 ROOT = Path(__file__).parent.parent
 # Seconds by default, so that the tests stay quick; .ci/run asks for two minutes.
@@ -67,7 +72,7 @@ def prepared(folder, tmp_path_factory):
 
 def command(folder, out, minutes):
     arguments = ["--corpus", str(folder), "--out", str(out), "--minutes", str(minutes), *SMALL]
-    return [sys.executable, "-m", "helpers.pocket.train", *arguments]
+    return [sys.executable, "-m", "helpers.training.train", *arguments]
 
 
 def test_killed_run_goes_on_and_finishes(folder, tmp_path):
@@ -195,7 +200,7 @@ def test_tokenizer_keeps_its_promises(place, prepared):
     tokenizer = load_tokenizer(prepared if place == "new" else POCKET)
     for word in corpus.promised_words():
         assert len(tokenizer(" " + word)["input_ids"]) == 1, word
-    assert all(check.match for check in check_pairs(tokenizer, SENTIMENT_PAIRS))
+    assert all(check.match for check in check_pairs(tokenizer, SENTIMENT.pairs))
     assert tokenizer.all_special_tokens == [corpus.END]
     assert tokenizer.eos_token_id == tokenizer.pad_token_id == 0
     text = " Käse,  naïve\n\tend 123 ☕"
@@ -226,7 +231,8 @@ def test_filter_drops_what_a_classroom_should_not_meet(tmp_path, monkeypatch):
 
 
 def test_filtered_words_are_hashes_only():
-    for line in (POCKET / "filtered_words.txt").read_text().splitlines():
+    path = Path(corpus.__file__).with_name("filtered_words.txt")
+    for line in path.read_text(encoding="utf-8").splitlines():
         assert not line or line.startswith("#") or (len(line) == 16 and int(line, 16))
 
 
@@ -369,8 +375,8 @@ def test_bits_per_character_count_every_token_once():
 def test_measure_prints_every_table(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measure, "GRID", [0.1, 0.3, 1.0])
     monkeypatch.setattr(measure, "CURVE", [0.2])
-    monkeypatch.setattr(measure, "DEV_PROMPTS", measure.DEV_PROMPTS[:2])
-    monkeypatch.setattr(measure, "TEST_PROMPTS", measure.TEST_PROMPTS[:4])
+    few = {"dev_prompts": SENTIMENT.dev_prompts[:2], "test_prompts": SENTIMENT.test_prompts[:4]}
+    monkeypatch.setattr(measure, "SENTIMENT", replace(SENTIMENT, **few))
     picture = tmp_path / "curve.png"
     measure.main(["--corpus", str(folder), "--picture", str(picture)])
     assert picture.stat().st_size > 10_000
@@ -383,11 +389,29 @@ def test_measure_prints_every_table(folder, tmp_path, capsys, monkeypatch):
     assert "| rooms |" in out and "nan" not in out
 
 
-def test_force_for_target_interpolates(monkeypatch):
+def test_price_is_the_mean_over_seeds():
+    model, tokenizer = load_model("pocket")
+    vector = find_vectors(model, tokenizer, SENTIMENT.pairs)[3]
+    prompts, forces = SENTIMENT.dev_prompts[:2], measure.both_signs([300.0])
+    got = measure.prices(model, tokenizer, prompts, vector, forces, n_seeds=2)
+    each = [sweep_texts(model, tokenizer, prompts, vector, forces, seed=seed) for seed in (0, 1)]
+    assert got.shape == (1, 2, 2)
+    torch.testing.assert_close(got, (each[0].price + each[1].price) / 2)
+
+
+def test_no_layer_reaches_the_target(monkeypatch, capsys):
+    model, tokenizer = load_model("pocket")
+    monkeypatch.setattr(measure, "GRID", [0.01, 0.02])
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+    assert measure.choose(model, tokenizer, vectors, typical_norm(model, tokenizer)) is None
+    assert capsys.readouterr().out.count("never reached") == len(vectors)
+
+
+def test_share_for_target_interpolates(monkeypatch):
     monkeypatch.setattr(measure, "GRID", [0.1, 0.2, 0.4])
-    assert measure.force_for_target([0.5, 1.5, 2.5]) == pytest.approx(0.3)
-    assert measure.force_for_target([4.0, 5.0, 6.0]) == pytest.approx(0.05)
-    assert measure.force_for_target([0.5, 1.0, 1.5]) is None
+    assert measure.share_for_target([0.5, 1.5, 2.5]) == pytest.approx(0.3)
+    assert measure.share_for_target([4.0, 5.0, 6.0]) == pytest.approx(0.05)
+    assert measure.share_for_target([0.5, 1.0, 1.5]) is None
 
 
 def test_labelled_sentences_are_balanced():

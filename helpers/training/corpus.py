@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from helpers.concepts import SENTIMENT
 from helpers.models import SteeringError
 
 END = "<|endoftext|>"
@@ -100,16 +101,12 @@ def is_held_out(text):
 
 def promised_words():
     """Words that are one token with a space before them: those that the notebooks measure by."""
-    # Imported here, so that prepared data can be trained on without the notebooks' libraries.
-    from helpers.evaluation import NEGATIVE_WORDS, POSITIVE_WORDS
-    from helpers.pairs import SENTIMENT_PAIRS
-
     contrasts = [
         word
-        for positive, negative in SENTIMENT_PAIRS
+        for positive, negative in SENTIMENT.pairs
         for word in set(positive.split()) ^ set(negative.split())
     ]
-    return sorted({*contrasts, *POSITIVE_WORDS, *NEGATIVE_WORDS})
+    return sorted({*contrasts, *SENTIMENT.positive_words, *SENTIMENT.negative_words})
 
 
 def train_tokenizer(texts, vocab_size):

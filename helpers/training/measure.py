@@ -1,10 +1,11 @@
-"""Measure a model the way ``MODEL_CARD.md`` reports it; prints Markdown.
+"""Measure a model the way the card of the bundled one reports it; prints Markdown.
 
-    python -m helpers.pocket.measure                         # the bundled model
-    python -m helpers.pocket.measure --corpus my_texts       # also on texts it never saw
+    python -m helpers.training.measure                         # the bundled model
+    python -m helpers.training.measure --corpus my_texts       # also on texts it never saw
 
-Everything but the timings is fixed by the model: prompts, seeds and the choice of layer and
-force, which is made on DEV_PROMPTS and reported on TEST_PROMPTS.
+The card is ``helpers/pocket/MODEL_CARD.md``. Everything but the timings is fixed by the model:
+prompts, seeds and the choice of layer and force, which is made on the development prompts and
+reported on the test prompts.
 """
 
 import argparse
@@ -21,25 +22,21 @@ from sklearn.model_selection import StratifiedKFold
 
 from helpers import plots
 from helpers.activations import residual_stream, typical_norm
+from helpers.concepts import SENTIMENT
 from helpers.directions import find_vectors, probe
-from helpers.evaluation import (
-    DEV_PROMPTS,
-    NEGATIVE_SENTENCES,
-    POSITIVE_SENTENCES,
-    TEST_PROMPTS,
-    log_price,
-    mean_with_interval,
-)
 from helpers.generation import generate
 from helpers.models import POCKET, encode, load_model, model_name
-from helpers.pairs import SENTIMENT_PAIRS
+from helpers.statistics import mean_with_interval
 from helpers.sweeps import sweep, sweep_texts
+from helpers.tables import Table
 from helpers.training.corpus import is_held_out, is_suitable, read_corpus
 from helpers.training.train import bits_per_character
 
-TARGET = 2.0  # nats of log-odds: the shift whose price is reported
+TARGET = 2.0  # nats of log-odds: the pull whose price is reported
 GRID = [0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0]
 CURVE = [0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0]
+N_SEEDS = 3  # texts of each prompt that a price is the mean of
+N_RANDOM = 20  # directions to compare with
 SNIPPETS = 400  # of each label at most
 SAMPLE_PROMPTS = [
     "The hotel room was",
@@ -55,11 +52,9 @@ SAMPLE_PROMPTS = [
 ]
 
 
-def table(head, rows):
-    """Print a Markdown table."""
-    for row in (head, ["---"] * len(head), *rows):
-        print("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |")
-    print()
+def print_table(head, rows, formats=None):
+    """As Markdown, with an empty line behind it."""
+    print(Table(head, rows, formats).markdown(), end="\n\n")
 
 
 def held_out_records(folder):
@@ -90,14 +85,15 @@ def report_training(model):
         ["loss on held-out text", f"{found['held_out_curve'][-1][1]:.2f} nats per token"],
     ]
     print("### Training\n")
-    table(["", ""], rows)
+    print_table(["", ""], rows)
     rows = []
     for source, share in found["shares"].items():
         facts = sources[source]
         kept = facts["train_texts"] + facts["held_out_texts"]
         left_out = facts["left_out"] / (kept + facts["left_out"])
-        rows.append([source, f"{facts['train_texts']:,}", f"{left_out:.1%}", f"{share:.1%}"])
-    table(["source", "texts trained on", "left out by the filter", "share of windows"], rows)
+        rows.append([source, facts["train_texts"], left_out, share])
+    head = ["source", "texts trained on", "left out by the filter", "share of windows"]
+    print_table(head, rows, ["", ",", ".1%", ".1%"])
 
 
 def report_bits(model, tokenizer, records, characters):
@@ -108,8 +104,8 @@ def report_bits(model, tokenizer, records, characters):
         texts = [record["text"] for record in members]
         random.Random(0).shuffle(texts)
         bits = bits_per_character(model, tokenizer, texts, characters)
-        rows.append([source, len(texts), f"{bits:.2f}"])
-    table(["source", "held-out texts", "bits per character"], rows)
+        rows.append([source, len(texts), bits])
+    print_table(["source", "held-out texts", "bits per character"], rows, ["", ",", ".2f"])
 
 
 def labelled_sentences(records):
@@ -156,7 +152,8 @@ def probe_area(positive, negative, folds=5):
 
 
 def report_reading(model, tokenizer, vectors, records):
-    sets = {"sentences of `helpers.evaluation`": (POSITIVE_SENTENCES, NEGATIVE_SENTENCES)}
+    bundled = (SENTIMENT.positive_sentences, SENTIMENT.negative_sentences)
+    sets = {"sentences of `sentiment.json`": bundled}
     for name, by_label in labelled_sentences(records).items():
         sets[name] = (by_label["pos"], by_label["neg"])
     print("### Reading: area under the ROC curve by layer\n")
@@ -171,121 +168,123 @@ def report_reading(model, tokenizer, vectors, records):
         columns.append([area(*args) for args in zip(good, bad, directions, strict=True)])
         columns.append([probe_area(*args) for args in zip(good, bad, strict=True)])
         head += [f"{name} ({len(positive)} + {len(negative)}): direction", "probe"]
-    by_layer = enumerate(zip(*columns, strict=True))
-    rows = [[layer, *(f"{x:.2f}" for x in row)] for layer, row in by_layer]
+    rows = [[layer, *row] for layer, row in enumerate(zip(*columns, strict=True))]
     rows.append(["best", *(f"**{max(column):.2f}**" for column in columns)])
-    table(head, rows)
+    print_table(head, rows, ["", *[".2f"] * len(columns)])
 
 
-def shifts(model, tokenizer, prompts, vector, forces):
-    """Change of the log-odds towards the side pushed to: [force, sign (+, -), prompt]."""
-    signed = [sign * force for force in forces for sign in (1, -1)]
-    effect = sweep(model, tokenizer, prompts, vector, signed).effect[0]
-    return effect.view(len(forces), 2, -1) * torch.tensor([1.0, -1.0])[:, None]
+def both_signs(sizes):
+    """[..., size] to [..., 2 × size]: the forces upwards, then the same downwards."""
+    sizes = torch.as_tensor(sizes)
+    return torch.cat([sizes, -sizes], -1)
 
 
-def log_prices(model, tokenizer, prompts, vector, force, n_seeds=3):
-    """Log of the perplexity ratio, steered to unsteered text: [sign (+, -), prompt], over seeds."""
-    prices = []
-    for seed in range(n_seeds):
-        up, down = sweep_texts(model, tokenizer, prompts, vector, [force, -force], seed=seed)[0]
-        prices.append(log_price(model, tokenizer, up + down).view(2, -1))
-    return torch.stack(prices).nanmean(0)
+def prices(model, tokenizer, prompts, vectors, forces, n_seeds=N_SEEDS):
+    """Bits per token, mean over seeds: [vector, force, prompt]; NaN where all texts are empty."""
+    seeds = [seed for seed in range(n_seeds) for _ in prompts]
+    written = sweep_texts(model, tokenizer, prompts * n_seeds, vectors, forces, seed=seeds)
+    return written.price.unflatten(-1, (n_seeds, len(prompts))).nanmean(-2)
 
 
-def force_for_target(sizes):
-    """The share of the norm at which the mean shift first reaches TARGET, or None."""
+def share_for_target(pulls):
+    """The share of the norm at which the mean pull first reaches TARGET, or None."""
     before, low = 0.0, 0.0
-    for share, size in zip(GRID, sizes, strict=True):
-        if size >= TARGET:
-            return low + (share - low) * (TARGET - before) / (size - before)
-        low, before = share, size
+    for share, pull in zip(GRID, pulls, strict=True):
+        if pull >= TARGET:
+            return low + (share - low) * (TARGET - before) / (pull - before)
+        low, before = share, pull
     return None
 
 
 def choose(model, tokenizer, vectors, norms):
-    """Layer and force, on DEV_PROMPTS: the layer where a shift of TARGET costs least."""
+    """Layer and share of its norm, on the development prompts: where a pull of TARGET costs least.
+
+    None if no layer reaches it.
+    """
     print("### Choice of layer and force, on the development prompts\n")
-    rows, best = [], None
-    for layer, (vector, norm) in enumerate(zip(vectors, norms.tolist(), strict=True)):
-        change = shifts(model, tokenizer, DEV_PROMPTS, vector, [s * norm for s in GRID])
-        share = force_for_target(change.mean((1, 2)).tolist())
-        if share is None:
-            rows.append([layer, f"{norm:.1f}", "never reached", ""])
-            continue
-        price = log_prices(model, tokenizer, DEV_PROMPTS, vector, share * norm)
-        price = price[~price.isnan()].mean().exp().item()
-        rows.append([layer, f"{norm:.1f}", f"{share:.2f}", f"{price:.2f}"])
-        if best is None or price < best[0]:
-            best = (price, layer, share)
-    table(["layer", "typical norm", f"share of it that shifts by {TARGET:g}", "price"], rows)
-    print("Price: perplexity of the steered over that of the unsteered text.\n")
-    return best and best[1:]
+    prompts = SENTIMENT.dev_prompts
+    forces = both_signs(torch.tensor(GRID) * norms[:, None])
+    swept = sweep(model, tokenizer, prompts, vectors, forces)
+    shares = [share_for_target(pulls) for pulls in swept.pull.mean(-1).tolist()]
+    reached = [layer for layer, share in enumerate(shares) if share is not None]
+    costs = {}
+    if reached:
+        sizes = torch.tensor([[shares[layer]] for layer in reached]) * norms[reached, None]
+        pushed = [vectors[layer] for layer in reached]
+        by_sign = prices(model, tokenizer, prompts, pushed, both_signs(sizes)).nanmean(-1)
+        costs = dict(zip(reached, by_sign.amax(-1).tolist(), strict=True))
+    rows = [
+        [layer, norm, "never reached" if share is None else share, costs.get(layer, "")]
+        for layer, (norm, share) in enumerate(zip(norms.tolist(), shares, strict=True))
+    ]
+    head = ["layer", "typical norm", f"share of it that pulls by {TARGET:g}", "price"]
+    print_table(head, rows, ["", ".1f", ".2f", "+.2f"])
+    print("Price: bits per token, of the dearer sign.\n")
+    if not costs:
+        return None
+    layer = min(costs, key=costs.get)
+    return layer, shares[layer]
 
 
 def report_steering(model, tokenizer, vector, norm, share):
-    force = share * norm
-    change = shifts(model, tokenizer, TEST_PROMPTS, vector, [force])[0]
-    controls = [vector.random_like(seed) for seed in range(20)]
-    by_control = sweep(model, tokenizer, TEST_PROMPTS, controls, [force, -force]).effect
-    random_sizes = by_control.mean(2).abs()  # [direction, sign]
-    price = log_prices(model, tokenizer, TEST_PROMPTS, vector, force)
-    print(f"### Steering {len(TEST_PROMPTS)} held-out prompts\n")
-    print(f"Layer {vector.layer}, force {force:.2f} = {share:.2f} typical norms.\n")
-    columns = []
-    for side in (slice(0, 2), slice(0, 1), slice(1, 2)):
-        size = change[side].mean(0)
-        mean, low, high = mean_with_interval(size)
-        cost = price[side].nanmean(0)
-        cost = mean_with_interval(cost[~cost.isnan()])
-        columns.append(
-            [
-                f"{mean:.2f} [{low:.2f}, {high:.2f}]",
-                f"{(change[side] <= 0).float().mean():.1%}",
-                f"{mean / random_sizes[:, side].mean():.1f}",
-                "{:.2f} [{:.2f}, {:.2f}]".format(*torch.tensor(cost).exp().tolist()),
-            ]
-        )
-    names = [
-        "shift of the log-odds, 95 % interval",
-        "prompts that move the wrong way",
-        "ratio to the mean of 20 random directions",
-        "perplexity ratio, 95 % interval",
+    prompts, forces = SENTIMENT.test_prompts, both_signs([share * norm])
+    swept = sweep(model, tokenizer, prompts, vector, forces)
+    random_vectors = [vector.random_like(seed) for seed in range(N_RANDOM)]
+    by_chance = sweep(model, tokenizer, prompts, random_vectors, forces)
+    bits = prices(model, tokenizer, prompts, vector, forces)[0]
+    print(f"### Steering {len(prompts)} held-out prompts\n")
+    print(f"Layer {vector.layer}, force {share * norm:.2f} = {share:.2f} typical norms.\n")
+    wrong = swept.wrong_way[0]
+    columns = [
+        steering_column(swept.pull[0, 0], by_chance.pull[:, 0], wrong.mean(), bits.nanmean(0)),
+        steering_column(swept.effect[0, 0], by_chance.effect[:, 0], wrong[0], bits[0]),
+        steering_column(swept.effect[0, 1], by_chance.effect[:, 1], wrong[1], bits[1]),
     ]
-    table(["", "both signs", "positive", "negative"], list(zip(names, *columns, strict=True)))
+    names = [
+        "change of the log-odds in nats, 95 % interval",
+        "pushes that move a prompt the wrong way",
+        f"size beside the mean of {N_RANDOM} random directions",
+        "price in bits per token, 95 % interval",
+    ]
+    head = ["", "pull, both signs", "effect, positive force", "effect, negative force"]
+    print_table(head, list(zip(names, *columns, strict=True)))
+
+
+def steering_column(moved, by_chance, wrong_way, bits):
+    """One column: of ``moved`` and ``bits`` [prompt] and ``by_chance`` [direction, prompt]."""
+    found = mean_with_interval(moved)
+    size_by_chance = by_chance.mean(-1).abs().mean().item()
+    return [
+        str(found),
+        f"{wrong_way:.1%}",
+        f"{abs(found.mean) / size_by_chance:.1f} times",
+        str(mean_with_interval(bits[~bits.isnan()])),
+    ]
 
 
 def report_curve(model, tokenizer, vector, norm, share, picture=None):
-    """Shift and price over force: a weak, a useful and a broken region."""
+    """Effect and price over force: a weak, a useful and a broken region."""
     print("Over force, at the same layer:\n")
-    moved, costs = [], []  # [force, sign]
-    for step in CURVE:
-        up, down = shifts(model, tokenizer, TEST_PROMPTS, vector, [step * norm])[0].mean(1)
-        moved.append([up.item(), -down.item()])
-        cost = log_prices(model, tokenizer, TEST_PROMPTS, vector, step * norm, n_seeds=1)
-        costs.append(cost.nanmean(1).exp().tolist())
-    rows = [
-        [f"{step:g}", *(f"{x:+.2f}" for x in shift), *(f"{x:.2f}" for x in cost)]
-        for step, shift, cost in zip(CURVE, moved, costs, strict=True)
-    ]
-    head = ["typical norms", "shift, positive", "shift, negative"]
-    table([*head, "perplexity ratio, positive", "perplexity ratio, negative"], rows)
+    prompts, forces = SENTIMENT.test_prompts, both_signs(torch.tensor(CURVE) * norm)
+    effect = sweep(model, tokenizer, prompts, vector, forces).effect[0].mean(-1)
+    bits = prices(model, tokenizer, prompts, vector, forces, n_seeds=1)[0].nanmean(-1)
+    curves = [*effect.view(2, -1).tolist(), *bits.view(2, -1).tolist()]
+    head = ["typical norms", "effect, positive force", "effect, negative force"]
+    head += ["price, positive force", "price, negative force"]
+    print_table(head, list(zip(CURVE, *curves, strict=True)), ["g", *["+.2f"] * 4])
     if picture:
-        draw_curve(moved, costs, vector.layer, share, picture)
+        draw_curve(curves, vector.layer, share, picture)
 
 
-def draw_curve(moved, costs, layer, share, picture):
-    """Both columns of numbers over force, into a file."""
+def draw_curve(curves, layer, share, picture):
+    """Effects and prices over force, either sign, into a file."""
     figure, axes = plt.subplots(2, 1, figsize=(7, 5.2), sharex=True)
-    for ax, pairs, label in (
-        (axes[0], moved, "shift of the log-odds"),
-        (axes[1], costs, "perplexity ratio"),
-    ):
-        up, down = zip(*pairs, strict=True)
+    labels = ["effect on the log-odds (nats)", "price (bits per token)"]
+    for ax, (up, down), label in zip(axes, (curves[:2], curves[2:]), labels, strict=True):
         plots.lines(ax, CURVE, {"positive force": up, "negative force": down}, "", label)
         ax.axvline(share, color=plots.NEUTRAL, ls="--")
-    axes[0].set_title(f"layer {layer}; dashed: the force that shifts by {TARGET:g}")
-    axes[1].set(yscale="log", xscale="log", xlabel="force in typical norms")
+    axes[0].set_title(f"layer {layer}; dashed: the force that pulls by {TARGET:g}")
+    axes[1].set(xscale="log", xlabel="force in typical norms")
     axes[1].set_xticks(CURVE, [f"{step:g}" for step in CURVE])
     axes[1].minorticks_off()
     figure.savefig(picture, dpi=120)
@@ -300,7 +299,7 @@ def report_samples(model, tokenizer, vector, force):
         [" ".join(f"**{a.prompt}**{text}".split()) for text in (a.base, a.steered, b.steered)]
         for a, b in zip(up, down, strict=True)
     ]
-    table(["unsteered", f"force +{force:.1f}", f"force −{force:.1f}"], rows)
+    print_table(["unsteered", f"force +{force:.1f}", f"force −{force:.1f}"], rows)
 
 
 def report_speed(name):
@@ -318,11 +317,13 @@ def report_speed(name):
         speed = n * (ids.shape[1] - batch["input_ids"].shape[1]) / min(seconds)
         rows.append([f"generating, {n} at a time", f"{speed:,.0f} tokens/s"])
     print(f"### Speed, on {model.device.type}, {torch.get_num_threads()} threads\n")
-    table(["", ""], rows)
+    print_table(["", ""], rows)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.training.measure", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--model", help="as in load_model; default: the bundled one")
     parser.add_argument("--corpus", help="folder of JSON-lines files the model was trained on")
     parser.add_argument(
@@ -336,12 +337,12 @@ def main(argv=None):
     records = held_out_records(args.corpus) if args.corpus else {}
     if records:
         report_bits(model, tokenizer, records, args.characters)
-    vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
     report_reading(model, tokenizer, vectors, records)
     norms = typical_norm(model, tokenizer)
     choice = choose(model, tokenizer, vectors, norms)
     if choice is None:
-        print(f"No layer shifts the log-odds by {TARGET:g} within {GRID[-1]:g} typical norms.")
+        print(f"No layer pulls the log-odds by {TARGET:g} within {GRID[-1]:g} typical norms.")
         return
     layer, share = choice
     norm = norms[layer].item()

@@ -1,6 +1,6 @@
 """Train a pocket-sized GPT-2 on a folder of texts, in a time that you choose.
 
-    python -m helpers.pocket.train --corpus my_texts --out build/pocket --minutes 150
+    python -m helpers.training.train --corpus my_texts --out build/pocket --minutes 150
 
 ``my_texts`` holds JSON-lines files (see ``corpus.py``); afterwards ``load_model("build/pocket")``
 opens the result, an unmodified ``GPT2LMHeadModel``. The same command, given again after a crash
@@ -38,7 +38,7 @@ PROGRESS_SECONDS = 10
 def parse(argv=None):
     """The settings, from the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.pocket.train",
+        prog="python -m helpers.training.train",
         description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
