@@ -1,8 +1,7 @@
 import asyncio
 import logging
-import math
 import threading
-from html.parser import HTMLParser
+from dataclasses import replace
 from types import SimpleNamespace
 
 import ipywidgets as widgets
@@ -15,256 +14,15 @@ from traitlets.config import Config
 
 from helpers import explorer, plots
 from helpers.activations import typical_norm
-from helpers.directions import find_vectors
-from helpers.evaluation import DEV_PROMPTS, log_odds, perplexity
+from helpers.concepts import SENTIMENT
 from helpers.explorer import SHARES, Explorer, LayerExplorer, explore, explore_layers
-from helpers.generation import generate
-from helpers.models import SteeringError, load_model
-from helpers.pairs import SENTIMENT_PAIRS
-from helpers.views import (
-    Result,
-    Setting,
-    completions,
-    compute,
-    draw_words,
-    write_code,
-    write_sentence,
-    write_texts,
-)
-from tiny_models import (
-    hooks,
-    logits_of,
-    make_vector,
-    no_hook_left,
-    plain_push,
-    tiny_model,
-    token_ids,
-    tokenizer,
-)
+from helpers.models import SteeringError
+from helpers.views import Setting, compute, draw_words, write_code, write_sentence, write_texts
+from pages import Page
+from tiny_models import make_vector, no_hook_left, plain_log_odds, tiny_model, tokenizer
 
-PROMPT = "The hotel room was"
-HOSTILE = '<script>alert(1)</script> **bold** `code` [a](b) $x$ "it\'s" &amp; \\n </b><u>'
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    """The bundled model, its tokenizer, its sentiment vectors and its typical norms."""
-    model, its_tokenizer = load_model("pocket")
-    vectors = find_vectors(model, its_tokenizer, SENTIMENT_PAIRS)
-    return model, its_tokenizer, vectors, typical_norm(model, its_tokenizer).tolist()
-
-
-def a_result(force=40.0, share=0.45, odds=(1.0, 3.1), surprise=(10.0, 12.0), texts=None, **setting):
-    """A result that no model had to compute."""
-    words = [(f" word{i}", 0.01 * i, 0.2 - 0.01 * i) for i in range(10)]
-    fields = {"prompt": PROMPT, "vector": "sentiment", "layer": 6, "length": 24, "seed": 0}
-    made = Setting(force=force, **{**fields, **setting})
-    return Result(made, share, texts or (" big.", " bad."), odds, surprise, words)
-
-
-class Page(HTMLParser):
-    """What a browser makes of a piece of HTML: its text, its tags, and the text inside each."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.text, self.tags, self.inside, self.open = "", [], {}, []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.open.append(tag)
-        self.inside.setdefault(tag, []).append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data
-        for tag in set(self.open):
-            self.inside[tag][-1] += data
-
-
-# -- What a setting does
-
-
-@pytest.mark.parametrize("force", [466.4, -600.0])
-def test_result_equals_the_measurements_made_one_by_one(pocket, force):
-    model, its_tokenizer, vectors, norms = pocket
-    setting = Setting(PROMPT, "sentiment", 4, force, 20, 3)
-    before = hooks(model)
-    found = compute(model, its_tokenizer, vectors[4], setting, norms[4])
-    assert hooks(model) == before
-    prompts, lists = [PROMPT], (model, its_tokenizer)
-    text = generate(*lists, prompts, vectors[4], force, max_new_tokens=20, seed=3)[0]
-    assert found.setting == setting
-    assert found.share == force / norms[4]
-    assert found.texts == (text.base, text.steered) and text.base != text.steered
-    odds = log_odds(*lists, prompts).item(), log_odds(*lists, prompts, vectors[4], force).item()
-    assert found.log_odds == pytest.approx(odds, abs=1e-4)
-    surprise = perplexity(*lists, prompts * 2, found.texts).tolist()
-    assert found.perplexity == pytest.approx(surprise, rel=1e-4)
-
-
-def test_words_are_those_whose_probability_changed_most():
-    model, v = tiny_model(), make_vector()
-    found = compute(model, tokenizer(), v, Setting(PROMPT, "v", 1, 3.0, 1, 0), 5.0).words
-    before = logits_of(model, token_ids(PROMPT))[0, -1].softmax(0)
-    with plain_push(model, 1, 3.0 * v.direction):
-        after = logits_of(model, token_ids(PROMPT))[0, -1].softmax(0)
-    most = (after - before).abs().argsort(descending=True)[:10]
-    expected = [(tokenizer().decode([i]), before[i].item(), after[i].item()) for i in most]
-    assert sorted(word for word, *_ in found) == sorted(word for word, *_ in expected)
-    pairs = {word: pair for word, *pair in found}
-    for word, *pair in expected:
-        assert pairs[word] == pytest.approx(pair, abs=1e-6)
-    changes = [after - before for _, before, after in found]
-    assert changes == sorted(changes, reverse=True)
-
-
-def test_force_zero_changes_nothing_and_shows_the_likeliest_words(pocket):
-    model, its_tokenizer, vectors, norms = pocket
-    setting = Setting(PROMPT, "sentiment", 4, 0.0, 12, 0)
-    found = compute(model, its_tokenizer, vectors[4], setting, norms[4])
-    for unsteered, steered in (found.texts, found.log_odds, found.perplexity):
-        assert unsteered == steered
-    probabilities = logits_of(model, token_ids(PROMPT))[0, -1].softmax(0)
-    likeliest = sorted(its_tokenizer.decode([i]) for i in probabilities.topk(10).indices)
-    assert sorted(word for word, *_ in found.words) == likeliest
-    assert all(before == after for _, before, after in found.words)
-    assert "No steering" in write_sentence(found)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"prompt": " "}, "is empty"),
-        ({"prompt": "word " * 100}, "reads at most 64"),
-        ({"force": math.inf}, "finite"),
-        ({"layer": 3}, "has 3 layers"),
-    ],
-)
-def test_a_setting_that_cannot_be(change, message):
-    setting = Setting(**{**vars(a_result(layer=1).setting), **change})
-    with no_hook_left(tiny_model()), pytest.raises(SteeringError, match=message):
-        compute(tiny_model(), tokenizer(), make_vector(), setting, 5.0)
-
-
-# -- The same in words, as code and as HTML
-
-
-def test_sentence():
-    assert write_sentence(a_result()) == (
-        "Layer 6, force +40, 0.45 of the typical norm: log-odds +2.1, perplexity ×1.2."
-    )
-    opposite = a_result(force=-66.4, share=-0.2, odds=(1.0, -2.04), layer=0)
-    assert write_sentence(opposite) == (
-        "Layer 0, force -66.4, 0.20 of the typical norm: log-odds -3.0, perplexity ×1.2."
-    )
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(("share", "warns"), [(0.25, False), (0.3001, False), (0.31, True)])
-def test_sentence_warns_beyond_the_limit_to_either_side(sign, share, warns):
-    result = a_result(force=sign * 40, share=sign * share)
-    assert "Beyond" not in write_sentence(result)
-    sentence = write_sentence(result, limit=0.3)
-    assert ("Beyond 0.30 norms" in sentence) == warns
-    assert sentence.startswith(write_sentence(result))
-
-
-def test_an_empty_text_has_no_perplexity():
-    result = a_result(surprise=(10.0, math.nan), texts=(" big.", ""))
-    assert "a text is empty" in write_sentence(result) and "nan" not in write_sentence(result)
-    page = Page(write_texts(result)).text
-    assert "perplexity 10" in page and "empty" in page and "nan" not in page
-
-
-@pytest.mark.parametrize("prompt", [PROMPT, 'It\'s "odd" \\ here\nand', "ein schöner Tag, 5 €"])
-@pytest.mark.parametrize("force", [66.4, -123.456789, 0.0])
-def test_code_makes_the_same_texts(pocket, prompt, force):
-    model, its_tokenizer, vectors, norms = pocket
-    setting = Setting(prompt, "its 'sentiment'", 4, force, 8, 5)
-    shown = compute(model, its_tokenizer, vectors[4], setting, norms[4])
-    names = {"model": model, "tokenizer": its_tokenizer, "generate": generate}
-    for by_layer, vector in ((True, vectors), (False, vectors[4])):
-        code = write_code(setting, by_layer)
-        assert "\n" not in code
-        (made,) = eval(code, {**names, "vectors": {"its 'sentiment'": vector}})
-        assert (made.prompt, made.base, made.steered) == (prompt, *shown.texts)
-
-
-def test_prompt_and_text_of_the_model_come_out_as_text():
-    result = a_result(prompt=HOSTILE, texts=(f" same {HOSTILE}", f" same {HOSTILE[::-1]}"))
-    page = Page(write_texts(result))
-    assert set(page.tags) == {"div", "b", "u"}
-    assert page.text.count(HOSTILE) == 3 and HOSTILE[::-1] in page.text
-    assert HOSTILE in page.inside["b"]
-
-
-def test_only_what_differs_is_underlined():
-    page = Page(write_texts(a_result(texts=(" really large & clean.", " really loud."))))
-    assert page.inside["u"] == ["oud."]
-    assert page.inside["b"].count(PROMPT) == 2
-    assert f"{PROMPT} really large & clean." in page.text
-    assert f"{PROMPT} really loud." in page.text
-    equal = Page(write_texts(a_result(texts=(" large.", " large."))))
-    assert not any(equal.inside["u"])
-
-
-def test_both_texts_are_named_and_measured():
-    text = Page(write_texts(a_result(odds=(1.04, -2.0), surprise=(9.6, 31.0)))).text
-    first, second = text.split("Steered")
-    assert "Unsteered · log-odds +1.0 · perplexity 10" in first
-    assert " · log-odds -2.0 · perplexity 31" in second
-
-
-def test_chart_has_ten_named_pairs_of_bars():
-    result = a_result()
-    figure = draw_words(result)
-    assert isinstance(figure, Figure)
-    (ax,) = figure.axes
-    unsteered, steered = ax.containers
-    assert [bar.get_width() for bar in unsteered] == [before for _, before, _ in result.words]
-    assert [bar.get_width() for bar in steered] == [after for _, _, after in result.words]
-    # Each word stands beside its own pair, the unsteered bar above the steered one.
-    for label, (word, *_), upper, lower in zip(
-        ax.texts, result.words, unsteered, steered, strict=True
-    ):
-        assert label.get_text() == word.strip()
-        middle = (upper.get_y() + lower.get_y() + lower.get_height()) / 2
-        assert label.get_position()[1] == pytest.approx(middle)
-        assert upper.get_y() > lower.get_y()
-    assert unsteered[0].get_facecolor() != steered[0].get_facecolor()
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["unsteered", "steered"]
-    assert plots.png(figure)[:4] == b"\x89PNG"
-
-
-def test_any_token_can_be_drawn():
-    result = a_result()
-    odd = ["$$", " $x^{$", "\n", "", " ", "\\frac", "<b>", "_", "\ufffd", '"']
-    result.words[:] = [(word, 0.1, 0.2) for word in odd]
-    figure = draw_words(result)
-    plots.png(figure)
-    assert all(label.get_text().strip() for label in figure.axes[0].texts)
-
-
-def test_completions_equal_those_made_one_by_one(pocket):
-    model, its_tokenizer, vectors, norms = pocket
-    layers, shares = [2, 7], [-0.3, 0, 0.2]
-    head, *rows = completions(model, its_tokenizer, PROMPT, vectors, layers, shares, norms, seed=4)
-    assert PROMPT in head[2] and len(rows) == 6
-    expected = [(layer, share) for layer in layers for share in shares]
-    for (layer, share), row in zip(expected, rows, strict=True):
-        force = share * norms[layer]
-        (text,) = generate(model, its_tokenizer, [PROMPT], vectors[layer], force, seed=4)
-        assert row == (str(layer), f"{share:+.2f}", " ".join(text.steered.split()))
-    assert len({row[2] for row in rows}) >= 4
-
-
-# -- The panel, without a browser
-
+# Of the development prompts the one whose log-odds are closest to 0, from which a panel starts.
+FIRST = min(SENTIMENT.dev_prompts, key=lambda p: abs(plain_log_odds(tiny_model(), p)))
 VECTORS = {
     "each layer": [make_vector(layer=layer, seed=layer) for layer in range(3)],
     "one": make_vector(seed=9),
@@ -276,9 +34,9 @@ def computed(monkeypatch):
     """The settings that were computed, in order."""
     settings = []
 
-    def count(model, its_tokenizer, vector, setting, norm):
+    def count(model, its_tokenizer, vectors, scale, setting, concept):
         settings.append(setting)
-        return compute(model, its_tokenizer, vector, setting, norm)
+        return compute(model, its_tokenizer, vectors, scale, setting, concept)
 
     monkeypatch.setattr(explorer, "compute", count)
     return settings
@@ -300,10 +58,10 @@ def controls(widget):
 
 
 def expected_result(setting):
-    vector = VECTORS[setting.vector]
-    vector = vector if setting.vector == "one" else vector[setting.layer]
-    norm = typical_norm(tiny_model(), tokenizer())[setting.layer].item()
-    return compute(tiny_model(), tokenizer(), vector, setting, norm)
+    vectors = VECTORS[setting.vector_name]
+    vector = vectors if setting.vector_name == "one" else vectors[setting.layer]
+    scale = typical_norm(tiny_model(), tokenizer()).tolist()
+    return compute(tiny_model(), tokenizer(), vector, scale, setting)
 
 
 def assert_shows(panel, setting):
@@ -315,13 +73,13 @@ def assert_shows(panel, setting):
     assert panel.texts.value == write_texts(expected)
     assert panel.chart.value == plots.png(draw_words(expected), **explorer.QUICK)
     assert panel.chart.layout.visibility != "hidden"
-    assert Page(panel.code.value).text == write_code(setting, setting.vector != "one")
+    assert Page(panel.code.value).text == write_code(setting, setting.vector_name != "one")
     assert panel.busy.value == ""
 
 
 @pytest.mark.filterwarnings("error:Passing unrecognized arguments")
 def test_view_follows_every_control(panel):
-    assert_shows(panel, Setting(DEV_PROMPTS[0], "each layer", 1, 0.0, 24, 0))
+    assert_shows(panel, Setting(FIRST, "each layer", 1, 0.0, 24, 0))
     panel.force.value = 3.0
     panel.layer.value = 2
     panel.prompt.value = prompt = "<script>alert(1)</script> &amp; it's"
@@ -338,24 +96,31 @@ def test_sliders_and_numbers_follow_each_other(panel, computed):
     assert panel.layer.value == 2
     panel.layer.value = 0
     assert panel.layer_slider.value == 0
-    panel.force_slider.value = 0.5
+    _, panel.force_slider.value = panel.force_slider.options[-6]
     assert panel.force.value == pytest.approx(0.5 * panel.scale[0], rel=0.01)
-    panel.force.value = -1.02 * panel.scale[0]
-    assert panel.force_slider.value == -1
+    panel.force.value = force = -1.02 * panel.scale[0]
+    assert panel.force_slider.value == force  # not the nearest of the usual marks
     # One setting each, whichever of the two controls was moved.
     assert len(computed) == 4
     assert panel.result.setting == panel.setting
-    assert panel.setting.force == panel.force.value != panel.scale[0]
+    assert panel.setting.force == force
+
+
+def marks(panel):
+    """[(force and share on the label, force), …]"""
+    return [
+        (*(float(part) for part in label.removesuffix(" norms)").split(" (")), force)
+        for label, force in panel.force_slider.options
+    ]
 
 
 def test_marks_tell_force_and_share_at_every_layer(panel):
     for layer, norm in enumerate(panel.scale):
         panel.layer.value = layer
-        assert [share for _, share in panel.force_slider.options] == SHARES
-        for label, share in panel.force_slider.options:
-            force, of_norm = label.rstrip(" norms)").split(" (")
-            assert float(force) == pytest.approx(share * norm, rel=0.01)
-            assert float(of_norm) == pytest.approx(share, abs=0.005)
+        assert len(marks(panel)) == len(SHARES)
+        for share, (labelled, of_norm, force) in zip(SHARES, marks(panel), strict=True):
+            assert labelled == force == pytest.approx(share * norm, rel=0.01)
+            assert of_norm == pytest.approx(share, abs=0.005)
     assert SHARES[0] == -1.5 and SHARES[-1] == 1.5 and sorted(SHARES) == SHARES
     assert [-share for share in reversed(SHARES)] == SHARES
 
@@ -366,11 +131,37 @@ def test_force_stays_when_the_layer_changes_and_its_marks_do_not(panel):
     panel.force.value = force = round(panel.scale[low], 3)
     before = panel.force_slider.options
     panel.layer.value = high
-    assert panel.force.value == force
+    assert panel.force.value == panel.force_slider.value == force
     assert panel.force_slider.options != before
-    nearest = min(SHARES, key=lambda share: abs(share * panel.scale[high] - force))
-    assert panel.force_slider.value == nearest
     assert panel.result.share == pytest.approx(force / panel.scale[high])
+
+
+def assert_slider_tells_the_force(panel):
+    """The mark at which the slider stands is the number beside it, among marks in order."""
+    found = marks(panel)
+    forces = [force for *_, force in found]
+    assert forces == sorted(set(forces)) and panel.force.value in forces
+    labelled, share, force = found[panel.force_slider.index]
+    assert force == panel.force_slider.value == panel.force.value == panel.setting.force
+    assert labelled == pytest.approx(force, rel=1e-5)
+    assert share == pytest.approx(panel.result.share, abs=0.0051)
+
+
+@pytest.mark.parametrize("share", [0.33, -0.071, 1.4999, 0.0001, -1.5, 2.0, 0.2])
+def test_slider_and_number_never_disagree(panel, share):
+    panel.length.value = 1  # quicker
+    for layer in (0, 2, 1):
+        panel.force.value = share * panel.scale[layer]
+        assert_slider_tells_the_force(panel)
+        panel.layer_slider.value = layer
+        assert_slider_tells_the_force(panel)
+        assert len(panel.force_slider.options) <= len(SHARES) + 1
+    _, panel.force_slider.value = panel.force_slider.options[3]
+    assert_slider_tells_the_force(panel)
+    assert len(panel.force_slider.options) == len(SHARES)  # the mark in between is gone
+    panel.none.click()
+    assert_slider_tells_the_force(panel)
+    assert panel.force.value == 0
 
 
 def test_numbers_are_clipped_to_the_range(panel):
@@ -379,7 +170,8 @@ def test_numbers_are_clipped_to_the_range(panel):
         panel.force.value = asked
         assert panel.force.value == pytest.approx(expected, rel=0.01)
         assert panel.result.setting.force == panel.force.value
-        assert abs(panel.force_slider.value) == 1.5
+        assert panel.force_slider.value == panel.force.value
+        assert len(panel.force_slider.options) == len(SHARES)
     panel.layer.value = 99
     assert panel.layer.value == panel.layer_slider.value == 2
     panel.length.value = 0
@@ -398,11 +190,11 @@ def test_a_layer_with_a_smaller_norm_clips_the_force(panel):
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_forces_are_told_apart_at_any_scale(scale, monkeypatch):
     norms = typical_norm(tiny_model(), tokenizer()) * scale
-    monkeypatch.setattr(explorer, "typical_norm", lambda model, its_tokenizer: norms)
+    monkeypatch.setattr(explorer, "typical_norm", lambda model, its_tokenizer, concept: norms)
     panel = Explorer(tiny_model(), tokenizer(), VECTORS)
     labels = [label.split()[0] for label, _ in panel.force_slider.options]
     assert len(set(labels)) == len(SHARES)
-    panel.force_slider.value = 0.02
+    _, panel.force_slider.value = panel.force_slider.options[SHARES.index(0.02)]
     assert panel.result.share == pytest.approx(0.02, rel=0.01)
     assert panel.force.step < 0.02 * norms[1]
 
@@ -433,6 +225,46 @@ def test_buttons(panel, computed):
     assert_shows(panel, start)
     assert panel.layer_slider.value == 1 and panel.force_slider.value == 0
     assert not computed  # one change, to a setting known from the start
+
+
+def test_a_panel_starts_where_the_model_leans_to_neither_side(panel):
+    leans = {p: abs(plain_log_odds(tiny_model(), p)) for p in SENTIMENT.dev_prompts}
+    assert panel.prompt.value == FIRST
+    assert list(panel.prompt.options) == sorted(leans, key=leans.get)
+    given = Explorer(tiny_model(), tokenizer(), VECTORS, prompt="We liked")
+    assert given.setting.prompt == given.result.setting.prompt == "We liked"
+    assert given.prompt.options == panel.prompt.options
+
+
+def test_a_panel_is_that_of_its_concept():
+    positive, negative = SENTIMENT.words
+    own = replace(
+        SENTIMENT,
+        pairs=[("We love it so", "No"), ("It is warm and bright", "Rain")],
+        positive_words=negative,
+        negative_words=positive,
+        dev_prompts=["We liked", "The soup was"],
+    )
+    panel = Explorer(tiny_model(), tokenizer(), VECTORS, own)
+    assert sorted(panel.prompt.options) == ["The soup was", "We liked"]
+    assert panel.scale == typical_norm(tiny_model(), tokenizer(), own).tolist()
+    assert panel.scale != typical_norm(tiny_model(), tokenizer()).tolist()
+    panel.force.value = 3.0
+    push = (1, 3.0 * VECTORS["each layer"][1].direction)
+    expected = [-plain_log_odds(tiny_model(), panel.prompt.value, p) for p in ([], [push])]
+    assert panel.result.log_odds == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_panel_warns_beyond_the_limit_of_its_layer_and_names_the_line():
+    panel = Explorer(tiny_model(), tokenizer(), VECTORS, limits=[9, 0.2, 9], line=1.5)
+    panel.force.value = 0.25 * panel.scale[1]
+    warning = "Beyond 0.20 norms more than one text in twenty costs over 1.5 bits"
+    assert warning in Page(panel.sentence.value).text
+    panel.layer.value = 0
+    assert "Beyond" not in panel.sentence.value
+    panel.layer.value = 1
+    panel.force.value = 0.15 * panel.scale[1]
+    assert "Beyond" not in panel.sentence.value
 
 
 def test_every_control_has_a_visible_label(panel):
@@ -530,7 +362,7 @@ def test_of_a_burst_of_settings_only_the_latest_is_computed(panel, computed, mon
         assert [(setting.layer, setting.force) for setting in computed] == [(2, 4.0)]
 
     in_browser(monkeypatch, story)
-    assert_shows(panel, Setting(DEV_PROMPTS[0], "each layer", 2, 4.0, 24, 0))
+    assert_shows(panel, Setting(FIRST, "each layer", 2, 4.0, 24, 0))
 
 
 def test_a_setting_chosen_during_a_computation_supersedes_it(panel, computed, monkeypatch):
@@ -551,7 +383,7 @@ def test_a_setting_chosen_during_a_computation_supersedes_it(panel, computed, mo
 
     in_browser(monkeypatch, story)
     assert [setting.seed for setting in computed] == [0, 3]
-    assert_shows(panel, Setting(DEV_PROMPTS[0], "each layer", 1, 3.0, 24, 3))
+    assert_shows(panel, Setting(FIRST, "each layer", 1, 3.0, 24, 3))
 
 
 def test_computed_in_the_thread_of_the_cells(panel, monkeypatch):
@@ -572,7 +404,7 @@ def test_computed_in_the_thread_of_the_cells(panel, monkeypatch):
 
     in_browser(monkeypatch, story)
     assert threads == [threading.current_thread()]
-    assert_shows(panel, Setting(DEV_PROMPTS[0], "each layer", 1, 3.0, 24, 0))
+    assert_shows(panel, Setting(FIRST, "each layer", 1, 3.0, 24, 0))
 
 
 def test_errors_of_a_browser_setting_stay_in_the_panel(panel, monkeypatch, caplog):
