@@ -23,7 +23,8 @@ class Estimate(NamedTuple):
     high: float
 
     def __str__(self):
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        mean, low, high = (round(value, 2) + 0.0 for value in self)  # no minus before a zero
+        return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:

@@ -2,8 +2,8 @@
 
 pytest loads this file first when it runs the whole project, and the notebooks' kernels
 inherit the environment set here. `pytest notebooks/01_contrastive_pairs.ipynb` alone does
-not read it: then the notebook runs in your own environment, on your own STEERING_MODEL, and
-only notebooks/conftest.py is read.
+not read it: then the notebook runs in your own environment, on your own STEERING_MODEL and
+STEERING_CONCEPT, and only notebooks/conftest.py is read.
 """
 
 import os
@@ -21,17 +21,18 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Stored outputs are those of the bundled model on the CPU.
 os.environ.pop("STEERING_MODEL", None)
+os.environ.pop("STEERING_CONCEPT", None)
 os.environ["STEERING_DEVICE"] = "cpu"
 
 
 class NotebookScheduling(LoadFileScheduling):
-    """Whole files to one process, but each notebook's run on another model for itself.
+    """Whole files to one process, but each notebook's other runs for themselves.
 
     Otherwise all of those, the slowest tests, would queue behind each other in one process.
     """
 
     def _split_scope(self, nodeid):
-        return nodeid if "test_other_model.py::" in nodeid else super()._split_scope(nodeid)
+        return nodeid if "test_other_runs.py::" in nodeid else super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)  # so that `-p no:xdist` works too

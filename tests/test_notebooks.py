@@ -22,6 +22,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MEGABYTE = 1_000_000
 MAX_OUTPUT_MEGABYTES = 1.5
 STUB = "nbval-skip"
+FOLDED = "hide-output"
+MOST_CODE_CELLS, MOST_CODE_LINES, LEAST_MARKDOWN = 40, 300, 1.1
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|Users|opt)/|\b[A-Z]:\\+Users", re.I)
 MEMORY_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}")
@@ -97,8 +99,12 @@ def _image_kinds(cell):
                 yield output, kind
 
 
-def _prints(cell):
-    return any(output.output_type == "stream" for output in cell.outputs)
+def _speaks(cell):
+    """Whether a code cell's output holds words or numbers: printed, or in a table."""
+    return any(
+        output.output_type == "stream" or "text/html" in output.get("data", {})
+        for output in cell.outputs
+    )
 
 
 def _n_words(cell):
@@ -284,11 +290,77 @@ def test_code_cells_are_short(notebook, report):
     lines = [_n_lines(cell) for cell in cells]
     sized = zip(cells, lines, strict=True)
     problems = [(cell, f"{n} lines, at most 40") for cell, n in sized if n > 40]
-    if (median := statistics.median(lines)) > 5:
-        problems.append(("code cells", f"median {median} lines, at most 5: {lines}"))
     if (high := _percentile_90(lines)) > 20:
         problems.append(("code cells", f"90th percentile {high} lines, at most 20: {lines}"))
     report(problems)
+
+
+def test_a_notebook_is_no_wall_of_code(notebook, report):
+    code, text = _code(notebook), _markdown(notebook)
+    n_lines = sum(map(_n_lines, code))
+    problems = []
+    if len(code) > MOST_CODE_CELLS:
+        problems.append(("code cells", f"{len(code)}, at most {MOST_CODE_CELLS}"))
+    if n_lines > MOST_CODE_LINES:
+        problems.append(("code cells", f"{n_lines} lines in all, at most {MOST_CODE_LINES}"))
+    if len(text) < LEAST_MARKDOWN * len(code):
+        ratio = len(text) / len(code)
+        problems.append(("cells", f"{ratio:.2f} of text a code cell, at least {LEAST_MARKDOWN}"))
+    triples = zip(notebook.cells, notebook.cells[1:], notebook.cells[2:], strict=False)
+    for *_, third in triples:
+        if all(cell.cell_type == "code" for cell in (*_, third)):
+            problems.append((third, "the third code cell in a row: say first what it does"))
+    report(problems)
+
+
+def test_helpers_come_before_torch(notebook, report):
+    """helpers sets how torch's threads wait, and torch reads that when it is imported."""
+    for cell in _code(notebook):
+        for line in _source(cell).splitlines():
+            if found := re.match(r"(?:from|import) (\w+)", line):
+                if found[1] == "helpers":
+                    return
+                if found[1] in ("torch", "transformers", "sklearn", "scipy"):
+                    report([(cell, f"imports {found[1]} before the first import of helpers")])
+
+
+def test_predictions_are_folded(notebook, report):
+    """What follows a question is folded until it is run, and nothing else is.
+
+    JupyterLab shows the first line of a folded output: it must not give the answer away, which
+    only a reader can judge.
+    """
+    problems, asked = [], False
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            asked = "**Predict, then run.**" in _source(cell)
+            if asked and not re.search(r"\*\*a\)\*\*.*\*\*b\)\*\*", _source(cell), re.S):
+                problems.append((cell, "offer definite answers: **a)** …, **b)** …"))
+            continue
+        folded = bool(cell.metadata.get("jupyter", {}).get("outputs_hidden"))
+        if folded != (FOLDED in cell.metadata.get("tags", [])):
+            problems.append((cell, f"fold it for all: outputs_hidden and the tag {FOLDED}"))
+        if folded and not asked:
+            problems.append((cell, "folded, but no prediction was asked for"))
+        if asked and cell.outputs and not folded:
+            problems.append((cell, "the output below a prediction must be folded"))
+    report(problems)
+
+
+def test_predictions_are_explained_where_they_begin():
+    first = nbformat.from_dict(json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))).cells[0]
+    assert "Predict, then run" in _source(first) and "folded" in _source(first)
+
+
+def test_mistake_16_the_choice_is_made_before_the_test_prompts_are_met(path, notebook, report):
+    """Nothing that a notebook has measured on the test prompts may enter its choice."""
+    sources = [_source(cell) for cell in _code(notebook)]
+    choices = [n for n, text in enumerate(sources) if re.search(r"choose\(|max\(afford", text)]
+    tests = [n for n, text in enumerate(sources) if "test_prompts" in text]
+    if choices and tests and max(choices) >= min(tests):
+        report([(_code(notebook)[max(choices)], "chooses when the test prompts were met")])
+    if path.stem == "07_an_honest_test":
+        assert choices and tests
 
 
 def test_markdown_cells_are_short(notebook, report):
@@ -358,9 +430,9 @@ def test_figures_are_followed_by_words(notebook, report):
     """Each figure has a text equivalent: printed by its own cell or the next, or in Markdown."""
     problems = []
     for cell, following in zip(notebook.cells, [*notebook.cells[1:], None], strict=True):
-        if cell.cell_type != "code" or not any(_image_kinds(cell)) or _prints(cell):
+        if cell.cell_type != "code" or not any(_image_kinds(cell)) or _speaks(cell):
             continue
-        if following is None or (following.cell_type == "code" and not _prints(following)):
+        if following is None or (following.cell_type == "code" and not _speaks(following)):
             problems.append((cell, "say after the figure what it shows, or print its numbers"))
     report(problems)
 

@@ -1,7 +1,9 @@
-"""Every notebook also runs on a model of another architecture, depth and width.
+"""Every notebook also runs on another model, and with another concept; outputs are not compared.
 
-Outputs are not compared: the weights are random. nbval runs the cells because, unlike other
-runners, it does not swallow an exception raised in a widget's callback.
+The other model has another architecture, depth and width, and random weights. The other concept
+has five pairs, other words, prompts and sentences, and not as many of one label as of the other.
+nbval runs the cells because, unlike other runners, it does not swallow an exception raised in a
+widget's callback.
 """
 
 import os
@@ -14,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 POCKET = ROOT / "helpers" / "pocket"
+OTHER_CONCEPT = Path(__file__).with_name("other_concept.json")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SECONDS_PER_NOTEBOOK = 600
 LINES_SHOWN = 60
@@ -46,8 +49,8 @@ def random_llama(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_on_another_model(notebook, random_llama):
+def run_with(notebook, **environment):
+    """Run a notebook under some environment variables; fail with the end of what it said."""
     command = [sys.executable, "-m", "pytest", str(notebook), "--noconftest", "--rootdir", ROOT]
     command += ["-o", "addopts=", "-p", "no:xdist", "-p", "no:cacheprovider", "-q", "-x"]
     command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300"]
@@ -55,7 +58,7 @@ def test_notebook_runs_on_another_model(notebook, random_llama):
     run = subprocess.run(
         command,
         cwd=ROOT,
-        env={**inherited, "STEERING_MODEL": str(random_llama)},
+        env={**inherited, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -64,4 +67,14 @@ def test_notebook_runs_on_another_model(notebook, random_llama):
         timeout=SECONDS_PER_NOTEBOOK,
     )
     tail = "\n".join(run.stdout.splitlines()[-LINES_SHOWN:])
-    assert run.returncode == 0, f"{notebook.name} failed on a random Llama:\n{tail}"
+    assert run.returncode == 0, f"{notebook.name} failed under {environment}:\n{tail}"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_on_another_model(notebook, random_llama):
+    run_with(notebook, STEERING_MODEL=str(random_llama))
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_with_another_concept(notebook):
+    run_with(notebook, STEERING_CONCEPT=str(OTHER_CONCEPT))
