@@ -78,7 +78,7 @@ class Explorer:
         self.update()
 
     def _make_controls(self, prompt, suggested, names):
-        layer, top = len(self.scale) // 3, len(self.scale) - 1
+        layer, top = 2 * len(self.scale) // 3, len(self.scale) - 1
         self.layer_slider = _control(widgets.IntSlider, "Layer", value=layer, max=top)
         self.layer = _control(widgets.BoundedIntText, "Layer number", value=layer, max=top)
         self.force_slider = _control(

@@ -45,14 +45,15 @@ class Table:
         return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
     def _repr_html_(self):
-        html = ""
+        # A line a row: diffs stay readable, and JupyterLab shows the first line of folded output.
+        lines = []
         for row, tag in zip([self.head, *self.rows], ["th", *["td"] * len(self.rows)], strict=True):
-            html += "<tr>"
-            for entry, right in zip(row, self.numeric, strict=True):
-                side = "right" if right else "left"
-                html += f'<{tag} style="text-align:{side}">{escape(entry)}</{tag}>'
-            html += "</tr>"
-        return f"<table>{html}</table>"
+            cells = (
+                f'<{tag} style="text-align:{"right" if right else "left"}">{escape(entry)}</{tag}>'
+                for entry, right in zip(row, self.numeric, strict=True)
+            )
+            lines.append(f"<tr>{''.join(cells)}</tr>")
+        return "\n".join(["<table>", *lines, "</table>"])
 
     def markdown(self) -> str:
         """The table in Markdown."""

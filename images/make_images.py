@@ -1,5 +1,7 @@
 """Draw the figures of the README: `python images/make_images.py`, from the repository's root."""
 
+import helpers  # noqa: F401  # isort: skip  # first: it sets how torch's threads wait
+
 import textwrap
 from pathlib import Path
 
@@ -36,7 +38,7 @@ def draw_texts(model, tokenizer, vectors, scale):
     for texts, (name, colour, alpha) in zip(groups, looks, strict=True):
         for seed, text in zip(seeds, texts, strict=True):
             ax.barh(y, 1, height=0.86, color=colour, alpha=alpha)
-            words = textwrap.fill(f"{prompt} … {' '.join(text.steered.split())}", 92)
+            words = textwrap.fill(f"{prompt} … {' '.join(text.steered.split())}", 104)
             ax.text(0.012, y, words, va="center", fontsize=9.5)
             ticks[y] = f"force {name}\nseed {seed}"
             y -= 1

@@ -1,4 +1,4 @@
-"""When pytest compares notebooks: no progress bars, since they show on slow machines only."""
+"""When pytest compares notebooks: no progress bars; only slow machines show them."""
 
 import os
 

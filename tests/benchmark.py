@@ -9,6 +9,7 @@ gets two threads; set OMP_NUM_THREADS for another number.
 
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -25,19 +26,12 @@ from transformers import GPT2Config, GPT2LMHeadModel  # noqa: E402
 
 from helpers import sweeps  # noqa: E402
 from helpers.activations import residual_stream, typical_norm  # noqa: E402
+from helpers.concepts import SENTIMENT  # noqa: E402
 from helpers.directions import SteeringVector, find_vectors  # noqa: E402
-from helpers.evaluation import (  # noqa: E402
-    DEV_PROMPTS,
-    NEGATIVE_WORDS,
-    POSITIVE_WORDS,
-    TEST_PROMPTS,
-    odds,
-    word_ids,
-)
+from helpers.evaluation import log_odds, log_odds_from, perplexity, word_sides  # noqa: E402
 from helpers.explorer import Explorer  # noqa: E402
 from helpers.generation import generate  # noqa: E402
 from helpers.models import blocks, d_model, encode, load_model  # noqa: E402
-from helpers.pairs import SENTIMENT_PAIRS  # noqa: E402
 from helpers.steering import steer  # noqa: E402
 
 NEW_TOKENS = 24
@@ -46,8 +40,8 @@ N_FORCES = 9
 
 def explorer(model, tokenizer):
     """From a new setting of the panel to its finished view, over layers and forces."""
-    vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
-    prompt = DEV_PROMPTS[0]
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+    prompt = SENTIMENT.dev_prompts[0]
     batch = encode(model, tokenizer, [prompt] * 2)
     length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     panel = Explorer(model, tokenizer, {"sentiment": vectors}, prompt=prompt)
@@ -84,10 +78,10 @@ def explorer(model, tokenizer):
 
 def sweep(model, tokenizer):
     """The log-odds for every layer, 9 forces and 16 prompts."""
-    vectors = find_vectors(model, tokenizer, SENTIMENT_PAIRS)
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
     forces = typical_norm(model, tokenizer)[:, None] * torch.linspace(-1, 1, N_FORCES)
-    sides = [word_ids(tokenizer, words) for words in (POSITIVE_WORDS, NEGATIVE_WORDS)]
-    cells = list(product(range(len(vectors)), range(N_FORCES), DEV_PROMPTS))
+    sides = word_sides(tokenizer, SENTIMENT)
+    cells = list(product(range(len(vectors)), range(N_FORCES), SENTIMENT.dev_prompts))
     some = cells[::17]  # of every layer, force and prompt
     products = needed_products(model, tokenizer)
 
@@ -95,16 +89,56 @@ def sweep(model, tokenizer):
         for layer, step, prompt in some:
             batch = encode(model, tokenizer, [prompt])
             with steer(model, vectors[layer], forces[layer, step]):
-                odds(model(**batch, use_cache=False).logits[:, -1], sides)
+                log_odds_from(model(**batch, use_cache=False).logits[:, -1], sides)
+
+    def prompts_together():
+        for layer, step in product(range(len(vectors)), range(N_FORCES)):
+            force = forces[layer, step].item()
+            log_odds(model, tokenizer, SENTIMENT.dev_prompts, vectors[layer], force)
 
     def together():
-        sweeps.sweep(model, tokenizer, DEV_PROMPTS, vectors, forces)
+        sweeps.sweep(model, tokenizer, SENTIMENT.dev_prompts, vectors, forces)
 
     rows = {f"one forward a cell (from {len(some)} of {len(cells)} cells)": []}
-    rows |= {"sweep": [], "the matrix products that it needs": []}
+    rows |= {"all prompts of a setting in one batch": [], "sweep": []}
+    rows |= {"the matrix products that it needs": []}
     for _ in range(5):
         naive = seconds(one_at_a_time) * len(cells) / len(some)
-        times = [naive, seconds(together), seconds(products)]
+        times = [naive, seconds(prompts_together), seconds(together), seconds(products)]
+        for row, call in zip(rows.values(), times, strict=True):
+            row.append(call)
+    return rows
+
+
+def damage(model, tokenizer):
+    """How much worse the steered model reads 20 sentences: every layer, 8 forces."""
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+    shares = torch.tensor([-0.8, -0.4, -0.2, -0.1, 0.1, 0.2, 0.4, 0.8])
+    forces = typical_norm(model, tokenizer)[:, None] * shares
+    sentences = SENTIMENT.sentences[::2]
+    firsts, rests = zip(*(sentence.split(" ", 1) for sentence in sentences), strict=True)
+    rests = [" " + rest for rest in rests]
+    cells = list(product(range(len(vectors)), range(len(shares)), range(len(sentences))))
+    some = cells[::17]
+
+    def one_at_a_time():
+        for layer, step, i in some:
+            with steer(model, vectors[layer], forces[layer, step].item()):
+                perplexity(model, tokenizer, firsts[i : i + 1], rests[i : i + 1])
+
+    def one_setting_at_a_time():
+        for layer, step in product(range(len(vectors)), range(len(shares))):
+            with steer(model, vectors[layer], forces[layer, step].item()):
+                perplexity(model, tokenizer, firsts, rests)
+
+    def together():
+        sweeps.sweep_damage(model, tokenizer, sentences, vectors, forces)
+
+    rows = {f"one forward a cell (from {len(some)} of {len(cells)} cells)": []}
+    rows |= {"all sentences of a setting in one batch": [], "sweep_damage": []}
+    for _ in range(3):
+        naive = seconds(one_at_a_time) * len(cells) / len(some)
+        times = [naive, seconds(one_setting_at_a_time), seconds(together)]
         for row, call in zip(rows.values(), times, strict=True):
             row.append(call)
     return rows
@@ -116,7 +150,7 @@ def needed_products(model, tokenizer):
     Every token behind every push meets the weights of the blocks above it and the tokens of its
     prompt; the last ones meet the unembedding. For a GPT-2, where a weight is [in, out].
     """
-    lengths = encode(model, tokenizer, DEV_PROMPTS)["attention_mask"].sum(1).tolist()
+    lengths = encode(model, tokenizer, SENTIMENT.dev_prompts)["attention_mask"].sum(1).tolist()
     heads = model.config.num_attention_heads
     width = d_model(model)
     inputs = {n * width: torch.randn(N_FORCES * sum(lengths), n * width) for n in (1, 4)}
@@ -142,7 +176,7 @@ def needed_products(model, tokenizer):
 
 def caching(model, tokenizer):
     """The residual stream of all layers for 1,000 short prompts."""
-    prompts = list(islice(cycle(DEV_PROMPTS + TEST_PROMPTS), 1000))
+    prompts = list(islice(cycle(SENTIMENT.dev_prompts + SENTIMENT.test_prompts), 1000))
     some = prompts[::5]
 
     def one_at_a_time():
@@ -161,7 +195,9 @@ def caching(model, tokenizer):
 
 def hook(model, tokenizer, repetitions=60):
     """What steering adds to model.generate: 8 prompts, 24 tokens, greedy."""
-    batch = encode(model, tokenizer, DEV_PROMPTS[:8], padding_side="left", new_tokens=NEW_TOKENS)
+    batch = encode(
+        model, tokenizer, SENTIMENT.dev_prompts[:8], padding_side="left", new_tokens=NEW_TOKENS
+    )
     length = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
     raw = torch.randn(d_model(model), generator=torch.Generator().manual_seed(0))
     middle = len(blocks(model)) // 2
@@ -190,7 +226,36 @@ def hook_gpt2(_, tokenizer):
     return hook(model, tokenizer, repetitions=6)
 
 
-PARTS = [explorer, sweep, caching, hook, hook_gpt2]
+def busy(model, tokenizer):
+    """A slider move on an idle machine, and beside another process that is busy."""
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+    panel = Explorer(model, tokenizer, {"sentiment": vectors})
+    neighbour = (
+        "import torch\na = torch.randn(700, 700)\nprint('busy', flush=True)\nwhile True: a @ a"
+    )
+    shares = iter(torch.linspace(0.02, 0.4, 40).tolist())
+    rows = {"a new setting, nothing else busy": [], "beside a process of one thread": []}
+
+    def move():
+        panel.force.value = next(shares) * panel.scale[panel.layer.value]
+
+    for row in rows.values():
+        process = None
+        if row is not rows["a new setting, nothing else busy"]:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            command = [sys.executable, "-c", neighbour]
+            process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+            process.stdout.readline()
+        try:
+            row.extend(seconds(move) for _ in range(15))
+        finally:
+            if process is not None:
+                process.kill()
+                process.wait()
+    return rows
+
+
+PARTS = [explorer, busy, sweep, damage, caching, hook, hook_gpt2]
 
 
 def seconds(call):

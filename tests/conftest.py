@@ -15,6 +15,8 @@ from xdist.scheduler import LoadFileScheduling
 # the default because two processes that each spin on two threads take up to ten times longer.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# As helpers does; here before any test file imports torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # As in notebooks/conftest.py, for the kernels that are started from here.
 os.environ.setdefault("TQDM_DISABLE", "1")
 # Nothing in the suite needs the network, so a hidden download should fail.

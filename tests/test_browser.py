@@ -1,4 +1,4 @@
-"""The steering explorer as a visitor meets it: in JupyterLab and as a Voilà app, in Chromium.
+"""The notebooks as a visitor meets them: in JupyterLab and as a Voilà app, in Chromium.
 
 Needs a Chromium or Chrome on this machine; without one these tests are skipped, unless
 STEERING_NEEDS_BROWSER=1 forbids it. With STEERING_SCREENSHOT=1 the picture of the README is
@@ -33,7 +33,8 @@ if not (BROWSER and sync_playwright):
     pytest.skip(lacking, allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "notebooks" / "05_steering_explorer.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "06_steering_explorer.ipynb"
+FIRST = ROOT / "notebooks" / "01_contrastive_pairs.ipynb"
 PICTURE = ROOT / "images" / "explorer.png"
 SECONDS_TO_START = 60
 SECONDS_TO_RUN = 240  # all cells, on a busy machine
@@ -90,8 +91,12 @@ def serving(application, folder, *options):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A copy of the notebook without its outputs, so that what is seen has just been computed."""
+    """A copy of the explorer without its outputs, so that what is seen has just been computed.
+
+    And one of the first notebook as it is stored.
+    """
     folder = tmp_path_factory.mktemp("served")
+    shutil.copy(FIRST, folder)
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -185,20 +190,31 @@ def run_all(page, first_prompt):
 
 
 @pytest.fixture(scope="module")
-def opened(folder, new_page):
-    """The panel in JupyterLab, after all cells were run."""
+def lab(folder):
+    """The address of a JupyterLab that serves the folder."""
     options = ["--allow-root", "--ip=127.0.0.1", "--IdentityProvider.token="]
     with serving("jupyterlab", folder, *options) as address:
-        page = new_page(1150)
-        page.goto(f"{address}/lab/workspaces/test/tree/{NOTEBOOK.name}")
-        idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        idle.wait_for(timeout=1000 * SECONDS_TO_START)
-        prompts = page.locator(".jp-CodeCell .jp-InputPrompt")
-        run_all(page, prompts.first)
-        expect(prompts.last).to_have_text(re.compile(r"\[\d+\]"), timeout=1000 * SECONDS_TO_RUN)
-        assert page.locator(".jp-OutputArea-output[data-mime-type*=error]").count() == 0
-        yield Panel(page)
-        page.close()
+        yield address
+
+
+def open_notebook(page, lab, notebook):
+    """Open a notebook in JupyterLab; returns the prompts of its code cells."""
+    page.goto(f"{lab}/lab/workspaces/{notebook.stem}/tree/{notebook.name}")
+    idle = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    idle.wait_for(timeout=1000 * SECONDS_TO_START)
+    return page.locator(".jp-CodeCell .jp-InputPrompt")
+
+
+@pytest.fixture(scope="module")
+def opened(lab, new_page):
+    """The panel in JupyterLab, after all cells were run."""
+    page = new_page(1150)
+    prompts = open_notebook(page, lab, NOTEBOOK)
+    run_all(page, prompts.first)
+    expect(prompts.last).to_have_text(re.compile(r"\[\d+\]"), timeout=1000 * SECONDS_TO_RUN)
+    assert page.locator(".jp-OutputArea-output[data-mime-type*=error]").count() == 0
+    yield Panel(page)
+    page.close()
 
 
 @pytest.fixture
@@ -211,6 +227,22 @@ def panel(opened):
 
 def number(control):
     return float(control.input_value())
+
+
+def test_predictions_are_folded_until_they_are_run(lab, new_page):
+    cells = nbformat.read(FIRST, as_version=4).cells
+    predicted = [c for c in cells if c.metadata.get("jupyter", {}).get("outputs_hidden")]
+    assert predicted
+    page = new_page(1150)
+    prompts = open_notebook(page, lab, FIRST)
+    folded = page.locator(".jp-CodeCell .jp-OutputPlaceholder")
+    expect(folded).to_have_count(len(predicted))
+    for placeholder in folded.all():
+        assert len(placeholder.inner_text()) < 150  # one line of the output, no more
+    run_all(page, prompts.first)
+    expect(prompts.last).to_have_text(re.compile(r"\[\d+\]"), timeout=1000 * SECONDS_TO_RUN)
+    expect(folded).to_have_count(0)
+    page.close()
 
 
 def test_arrow_keys_move_the_force(panel):
@@ -235,12 +267,12 @@ def test_quick_keys_end_at_the_latest_setting(panel):
     for key in ("ArrowRight",) * 8 + ("ArrowLeft",) * 2:
         panel.page.keyboard.press(key)
     expect(panel.slider("Force")).to_contain_text("+0.25 norms")
-    expect(panel.sentence).to_contain_text("0.25 of the typical norm")
+    expect(panel.sentence).to_contain_text("0.25 typical norms")
     expect(panel.box.locator("pre")).to_contain_text(
         f"force={number(panel.control('Force number')):g}"
     )
     panel.page.wait_for_timeout(500)  # nothing older comes in afterwards
-    expect(panel.sentence).to_contain_text("0.25 of the typical norm")
+    expect(panel.sentence).to_contain_text("0.25 typical norms")
 
 
 def test_nothing_fires_while_the_slider_is_dragged(panel):
@@ -269,6 +301,7 @@ def test_layer_and_numbers_follow_each_other(panel):
     panel.control("Force number").fill("60")
     panel.control("Force number").press("Enter")
     expect(panel.sentence).to_contain_text("force +60")
+    expect(panel.slider("Force")).to_contain_text("+60 (")  # no mark of its own: it gets one
     shown = panel.view()
     layer = int(number(panel.control("Layer number")))
     panel.handle("Layer").press("ArrowRight")
@@ -399,13 +432,13 @@ def test_nothing_jumps_from_setting_to_setting(panel):
 
 
 def test_a_picture_worth_showing(panel, tmp_path):
-    panel.control("Layer number").fill("6")
+    panel.control("Layer number").fill("8")
     panel.control("Layer number").press("Enter")
     panel.handle("Force").focus()
     for _ in range(5):
         panel.page.keyboard.press("ArrowLeft")
-    expect(panel.sentence).to_contain_text("Layer 6, force -")
-    expect(panel.sentence).to_contain_text("0.20 of the typical norm")
+    expect(panel.sentence).to_contain_text("Layer 8, force -")
+    expect(panel.sentence).to_contain_text("0.20 typical norms")
     expect(panel.box.locator("u")).not_to_be_empty()
     assert panel.chart.evaluate("image => image.decode().then(() => image.naturalWidth)") > 300
     panel.page.mouse.move(0, 0)
@@ -436,7 +469,7 @@ def test_app_on_a_narrow_screen(app):
     before, height = app.view(), app.height()
     assert app.page.get_by_text("from helpers").count() == 0  # no code cells
     app.handle("Force").press("End")
-    expect(app.sentence).to_contain_text("1.50 of the typical norm")
+    expect(app.sentence).to_contain_text("1.50 typical norms")
     expect(app.chart).not_to_have_attribute("src", before[2])
     assert app.view()[1] != before[1]
     app.handle("Layer").press("Home")
