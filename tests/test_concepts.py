@@ -30,7 +30,7 @@ def write(folder, leave_out=(), **changes):
     """A concept file: the bundled one with some fields changed or left out."""
     path = folder / "own.json"
     texts = {name: x for name, x in {**BUNDLED_TEXTS, **changes}.items() if name not in leave_out}
-    path.write_text(json.dumps(texts), encoding="utf-8")
+    path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
     return path
 
 
@@ -207,6 +207,11 @@ def test_a_missing_field_is_named(field, tmp_path):
     with pytest.raises(SteeringError, match=rf"own.json: missing fields \['{field}'\]") as error:
         load_concept(write(tmp_path, leave_out=[field]))
     assert "sentiment.json in the folder of helpers shows all of them" in str(error.value)
+
+
+def test_an_unknown_field_is_named(tmp_path):
+    with pytest.raises(SteeringError, match=r"missing fields \[\], unknown fields \['judges'\]"):
+        load_concept(write(tmp_path, judges="vader"))
 
 
 def test_fields_that_are_missing_or_unknown_are_all_named(tmp_path):

@@ -23,6 +23,7 @@ from tiny_models import make_vector, no_hook_left, plain_log_odds, tiny_model, t
 
 # Of the development prompts the one whose log-odds are closest to 0, from which a panel starts.
 FIRST = min(SENTIMENT.dev_prompts, key=lambda p: abs(plain_log_odds(tiny_model(), p)))
+START = 2  # the layer at two thirds of the depth
 VECTORS = {
     "each layer": [make_vector(layer=layer, seed=layer) for layer in range(3)],
     "one": make_vector(seed=9),
@@ -79,21 +80,21 @@ def assert_shows(panel, setting):
 
 @pytest.mark.filterwarnings("error:Passing unrecognized arguments")
 def test_view_follows_every_control(panel):
-    assert_shows(panel, Setting(FIRST, "each layer", 1, 0.0, 24, 0))
+    assert_shows(panel, Setting(FIRST, "each layer", START, 0.0, 24, 0))
     panel.force.value = 3.0
-    panel.layer.value = 2
+    panel.layer.value = 0
     panel.prompt.value = prompt = "<script>alert(1)</script> &amp; it's"
     panel.vector.value = "one"
     panel.length.value = 7
     panel.seed.value = 11
-    assert_shows(panel, Setting(prompt, "one", 2, 3.0, 7, 11))
+    assert_shows(panel, Setting(prompt, "one", 0, 3.0, 7, 11))
     assert set(Page(panel.texts.value).tags) == {"div", "b", "u"}
     assert set(Page(panel.code.value).tags) == {"pre"}
 
 
 def test_sliders_and_numbers_follow_each_other(panel, computed):
-    panel.layer_slider.value = 2
-    assert panel.layer.value == 2
+    panel.layer_slider.value = 1
+    assert panel.layer.value == 1
     panel.layer.value = 0
     assert panel.layer_slider.value == 0
     _, panel.force_slider.value = panel.force_slider.options[-6]
@@ -165,15 +166,16 @@ def test_slider_and_number_never_disagree(panel, share):
 
 
 def test_numbers_are_clipped_to_the_range(panel):
-    top = 1.5 * panel.scale[1]
+    top = 1.5 * panel.scale[START]
     for asked, expected in ((1e6, top), (-1e6, -top)):
         panel.force.value = asked
         assert panel.force.value == pytest.approx(expected, rel=0.01)
         assert panel.result.setting.force == panel.force.value
         assert panel.force_slider.value == panel.force.value
         assert len(panel.force_slider.options) == len(SHARES)
-    panel.layer.value = 99
-    assert panel.layer.value == panel.layer_slider.value == 2
+    for asked, expected in ((-5, 0), (99, 2)):
+        panel.layer.value = asked
+        assert panel.layer.value == panel.layer_slider.value == expected
     panel.length.value = 0
     assert panel.result.setting.length == 1
 
@@ -196,7 +198,7 @@ def test_forces_are_told_apart_at_any_scale(scale, monkeypatch):
     assert len(set(labels)) == len(SHARES)
     _, panel.force_slider.value = panel.force_slider.options[SHARES.index(0.02)]
     assert panel.result.share == pytest.approx(0.02, rel=0.01)
-    assert panel.force.step < 0.02 * norms[1]
+    assert panel.force.step < 0.02 * norms[START]
 
 
 def test_an_answer_is_computed_once(panel, computed):
@@ -215,16 +217,23 @@ def test_an_answer_is_computed_once(panel, computed):
 
 def test_buttons(panel, computed):
     start = panel.setting
-    panel.layer.value, panel.force.value, panel.vector.value = 2, 3.0, "one"
+    panel.layer.value, panel.force.value, panel.vector.value = 0, 3.0, "one"
     panel.none.click()
-    assert panel.setting == Setting(start.prompt, "one", 2, 0.0, 24, 0)
+    assert panel.setting == Setting(start.prompt, "one", 0, 0.0, 24, 0)
     assert panel.force_slider.value == 0 and "No steering" in panel.sentence.value
     panel.force.value, panel.seed.value, panel.length.value, panel.prompt.value = 4, 5, 6, "We"
     computed.clear()
     panel.reset.click()
     assert_shows(panel, start)
-    assert panel.layer_slider.value == 1 and panel.force_slider.value == 0
+    assert panel.layer_slider.value == START and panel.force_slider.value == 0
     assert not computed  # one change, to a setting known from the start
+
+
+def test_a_panel_starts_at_two_thirds_of_the_depth():
+    vectors = {"one": make_vector()}
+    for family, layer in (("gpt2", START), ("gpt_neo", 2)):  # of three layers and of four
+        panel = Explorer(tiny_model(family), tokenizer(), vectors)
+        assert panel.layer.value == panel.layer_slider.value == layer
 
 
 def test_a_panel_starts_where_the_model_leans_to_neither_side(panel):
@@ -250,20 +259,20 @@ def test_a_panel_is_that_of_its_concept():
     assert panel.scale == typical_norm(tiny_model(), tokenizer(), own).tolist()
     assert panel.scale != typical_norm(tiny_model(), tokenizer()).tolist()
     panel.force.value = 3.0
-    push = (1, 3.0 * VECTORS["each layer"][1].direction)
+    push = (START, 3.0 * VECTORS["each layer"][START].direction)
     expected = [-plain_log_odds(tiny_model(), panel.prompt.value, p) for p in ([], [push])]
     assert panel.result.log_odds == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_panel_warns_beyond_the_limit_of_its_layer_and_names_the_line():
-    panel = Explorer(tiny_model(), tokenizer(), VECTORS, limits=[9, 0.2, 9], line=1.5)
-    panel.force.value = 0.25 * panel.scale[1]
+    panel = Explorer(tiny_model(), tokenizer(), VECTORS, limits=[9, 9, 0.2], line=1.5)
+    panel.force.value = 0.25 * panel.scale[START]
     warning = "Beyond 0.20 norms more than one text in twenty costs over 1.5 bits"
     assert warning in Page(panel.sentence.value).text
     panel.layer.value = 0
     assert "Beyond" not in panel.sentence.value
-    panel.layer.value = 1
-    panel.force.value = 0.15 * panel.scale[1]
+    panel.layer.value = START
+    panel.force.value = 0.15 * panel.scale[START]
     assert "Beyond" not in panel.sentence.value
 
 
@@ -304,7 +313,7 @@ def test_an_error_is_raised_and_stands_in_the_panel(panel, prompt, words):
             panel.force.value = 3.0
         assert_shows_error(panel, words)
         panel.prompt.value = "We liked"
-    assert_shows(panel, Setting("We liked", "each layer", 1, 3.0, 24, 0))
+    assert_shows(panel, Setting("We liked", "each layer", START, 3.0, 24, 0))
 
 
 def test_a_foreign_error_is_named_with_its_kind(panel, monkeypatch):
@@ -356,13 +365,13 @@ def test_of_a_burst_of_settings_only_the_latest_is_computed(panel, computed, mon
         for force in (1.0, 2.0, 3.0, 4.0):
             panel.force.value = force
             await asyncio.sleep(0)
-        panel.layer.value = 2
+        panel.layer.value = 0
         assert not computed and panel.busy.value
         await settled(panel)
-        assert [(setting.layer, setting.force) for setting in computed] == [(2, 4.0)]
+        assert [(setting.layer, setting.force) for setting in computed] == [(0, 4.0)]
 
     in_browser(monkeypatch, story)
-    assert_shows(panel, Setting(FIRST, "each layer", 2, 4.0, 24, 0))
+    assert_shows(panel, Setting(FIRST, "each layer", 0, 4.0, 24, 0))
 
 
 def test_a_setting_chosen_during_a_computation_supersedes_it(panel, computed, monkeypatch):
@@ -383,7 +392,7 @@ def test_a_setting_chosen_during_a_computation_supersedes_it(panel, computed, mo
 
     in_browser(monkeypatch, story)
     assert [setting.seed for setting in computed] == [0, 3]
-    assert_shows(panel, Setting(FIRST, "each layer", 1, 3.0, 24, 3))
+    assert_shows(panel, Setting(FIRST, "each layer", START, 3.0, 24, 3))
 
 
 def test_computed_in_the_thread_of_the_cells(panel, monkeypatch):
@@ -404,7 +413,7 @@ def test_computed_in_the_thread_of_the_cells(panel, monkeypatch):
 
     in_browser(monkeypatch, story)
     assert threads == [threading.current_thread()]
-    assert_shows(panel, Setting(FIRST, "each layer", 1, 3.0, 24, 0))
+    assert_shows(panel, Setting(FIRST, "each layer", START, 3.0, 24, 0))
 
 
 def test_errors_of_a_browser_setting_stay_in_the_panel(panel, monkeypatch, caplog):
@@ -418,7 +427,7 @@ def test_errors_of_a_browser_setting_stay_in_the_panel(panel, monkeypatch, caplo
     with caplog.at_level(logging.DEBUG, "tornado"):
         in_browser(monkeypatch, story)
     assert not [record for record in caplog.records if record.exc_info]
-    assert_shows(panel, Setting("We liked", "each layer", 1, 0.0, 24, 0))
+    assert_shows(panel, Setting("We liked", "each layer", START, 0.0, 24, 0))
 
 
 def test_foreign_errors_of_a_browser_setting_are_logged_too(panel, monkeypatch, caplog):

@@ -40,7 +40,8 @@ def test_report_shows_the_same_in_a_notebook_and_escapes_it():
     assert html.count("<tr>") == 3 and html.count("<pre>") == 1
     assert "True (6 vs 6)" in html and PAIRS[0][0] in html
     assert "&lt;b&gt;food" in html and "<b>" not in html
-    assert "different from position" in html.split("<pre>")[1]
+    note = html.split("<pre>")[1]
+    assert "different from position" in note and "&lt; | b | &gt;" in note
     assert "<pre>" not in check_pairs(tokenizer(), PAIRS)._repr_html_()
 
 

@@ -31,6 +31,7 @@ def test_interval_holds_the_mean_and_repeats_itself():
     wider = mean_with_interval(values, confidence=0.99)
     assert wider.low < first.low and first.high < wider.high
     assert str(Estimate(1.234, -0.5, 3)) == "+1.23 [-0.50, +3.00]"
+    assert str(Estimate(-0.004, -1.0, -0.0)) == "+0.00 [-1.00, +0.00]"
 
 
 def test_interval_of_equal_values_is_a_point():

@@ -124,6 +124,19 @@ def test_mistake_11_half_precision():
     torch.testing.assert_close(half.effect, swept().effect, atol=0.05, rtol=0)
 
 
+def test_mistake_12_what_others_change_in_place_is_not_changed_twice():
+    model, v = new_model(), make_vector(layer=1)
+
+    def double(module, args):
+        args[0].mul_(2)  # the very tensor that block 1 returned
+
+    block_list(model)[2].register_forward_pre_hook(double)
+    result = swept(model, vectors=v)
+    for force, effects in zip(FORCES, result.effect[0], strict=True):
+        pushed = [plain_log_odds(model, p, [(1, force * v.direction)]) for p in PROMPTS]
+        torch.testing.assert_close(result.base + effects, torch.tensor(pushed), atol=1e-4, rtol=0)
+
+
 # -- Damage while reading
 
 
@@ -458,7 +471,15 @@ def test_pull_of_a_sweep_equals_that_of_its_experiments():
 
 @pytest.mark.parametrize(
     "forces",
-    [[1.0, 2.0], [-1.0, 1.0, 2.0], [1.0, -1.5], [-2.0, 1.0, 2.0, -2.0], [0.0], [-1.0], [-1.0, 0.0]],
+    [
+        [1.0, 2.0],
+        [-1.0, 1.0, 2.0],
+        [1.0, -1.5],
+        [-2.0, 1.0, 2.0, -2.0],
+        [-2.0, -1.0, 2.0],
+        [0.0],
+        [-1.0],
+    ],
     ids=str,
 )
 def test_forces_without_their_opposites_have_no_pull(forces):

@@ -29,7 +29,8 @@ class Cells(HTMLParser):
             self.rows[-1].append([tag, side, ""])
 
     def handle_data(self, data):
-        self.rows[-1][-1][2] += data
+        if data.strip():
+            self.rows[-1][-1][2] += data
 
 
 def test_text_has_its_columns_under_their_heads_and_numbers_to_the_right():
@@ -45,6 +46,7 @@ def test_text_has_its_columns_under_their_heads_and_numbers_to_the_right():
 def test_html_says_the_same_and_escapes_it():
     cells = Cells(Table(HEAD, ROWS, FORMATS)._repr_html_())
     assert set(cells.tags) == {"table", "tr", "th", "td"}
+    assert len(Table(HEAD, ROWS)._repr_html_().splitlines()) == 2 + 4  # a line a row
     head, *rows = cells.rows
     sides = ["right", "right", "left"]
     assert head == [["th", side, entry] for side, entry in zip(sides, HEAD, strict=True)]

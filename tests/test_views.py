@@ -93,6 +93,12 @@ def test_a_list_has_a_vector_for_each_layer_and_one_alone_serves_any():
     push = (2, 3.0 * vectors[0].direction)  # at the layer that is set, not at its own
     expected = [plain_log_odds(tiny_model(), PROMPT, pushes) for pushes in ([], [push])]
     assert alone.log_odds == pytest.approx(expected, abs=1e-4)
+    options = {"max_new_tokens": 4, "seed": 0}
+    at_2, at_0 = (
+        generate(tiny_model(), tokenizer(), [PROMPT], vectors[0], 3.0, layer, **options)[0]
+        for layer in (2, 0)
+    )
+    assert alone.texts == (at_2.base, at_2.steered) and at_2.steered != at_0.steered
     assert alone.share == of_list.share == 3 / 8
 
 
