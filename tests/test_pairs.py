@@ -34,7 +34,7 @@ def test_report_shows_a_table_and_where_lengths_part():
     assert report[1].differing == list(range(3, len(report[1].negative_tokens)))
 
 
-def test_report_shows_the_same_in_a_notebook_and_escapes_it():
+def test_report_says_the_same_in_html_and_escapes_it():
     marked = ("The <b>food</b> is good", "The <b>food</b> is not good at all")
     html = check_pairs(tokenizer(), [PAIRS[0], marked])._repr_html_()
     assert html.count("<tr>") == 3 and html.count("<pre>") == 1

@@ -224,7 +224,9 @@ def test_rivals_repeat_themselves_and_leave_the_global_random_state_alone():
 
 
 @pytest.mark.xfail(strict=True, reason="torch's own error, which names neither cause nor mend")
-@pytest.mark.parametrize("vector", [make_vector(width=48), make_vector(layer=3)], ids=str)
+@pytest.mark.parametrize(
+    "vector", [make_vector(width=48), make_vector(layer=3)], ids=["width", "layer"]
+)
 def test_a_vector_that_cannot_belong_to_the_model_is_refused(vector):
     with pytest.raises(SteeringError):
         rivals(vector)
