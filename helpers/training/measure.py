@@ -186,6 +186,11 @@ def prices(model, tokenizer, prompts, vectors, forces, n_seeds=N_SEEDS):
     return written.price.unflatten(-1, (n_seeds, len(prompts))).nanmean(-2)
 
 
+def mean_price(bits):
+    """The mean over prompts, with its interval; a prompt without any text does not count."""
+    return mean_with_interval(bits[~bits.isnan()])
+
+
 def share_for_target(pulls):
     """The share of the norm at which the mean pull first reaches TARGET, or None."""
     before, low = 0.0, 0.0
@@ -211,18 +216,20 @@ def choose(model, tokenizer, vectors, norms):
     if reached:
         sizes = torch.tensor([[shares[layer]] for layer in reached]) * norms[reached, None]
         pushed = [vectors[layer] for layer in reached]
-        by_sign = prices(model, tokenizer, prompts, pushed, both_signs(sizes)).nanmean(-1)
-        costs = dict(zip(reached, by_sign.amax(-1).tolist(), strict=True))
+        bits = prices(model, tokenizer, prompts, pushed, both_signs(sizes))
+        for layer, by_sign in zip(reached, bits, strict=True):
+            costs[layer] = mean_price(by_sign[by_sign.nanmean(-1).argmax()])
     rows = [
-        [layer, norm, "never reached" if share is None else share, costs.get(layer, "")]
+        [layer, norm, "never reached" if share is None else share, str(costs.get(layer, ""))]
         for layer, (norm, share) in enumerate(zip(norms.tolist(), shares, strict=True))
     ]
-    head = ["layer", "typical norm", f"share of it that pulls by {TARGET:g}", "price"]
-    print_table(head, rows, ["", ".1f", ".2f", "+.2f"])
-    print("Price: bits per token, of the dearer sign.\n")
+    head = ["layer", "typical norm", f"share of it that pulls by {TARGET:g}"]
+    print_table([*head, "price, 95 % interval"], rows, ["", ".1f", ".2f", ""])
+    print("Price: bits per token, of the dearer sign. So few prompts do not tell layers apart")
+    print("whose intervals overlap: among them the choice is chance.\n")
     if not costs:
         return None
-    layer = min(costs, key=costs.get)
+    layer = min(costs, key=lambda layer: costs[layer].mean)
     return layer, shares[layer]
 
 
@@ -258,7 +265,7 @@ def steering_column(moved, by_chance, wrong_way, bits):
         str(found),
         f"{wrong_way:.1%}",
         f"{abs(found.mean) / size_by_chance:.1f} times",
-        str(mean_with_interval(bits[~bits.isnan()])),
+        str(mean_price(bits)),
     ]
 
 
