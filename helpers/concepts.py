@@ -55,8 +55,13 @@ class Concept:
             except (SteeringError, TypeError) as error:
                 raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None
             object.__setattr__(self, field.name, value)
-        if len(self.sides) != 2:
+        sides = [self.sides] if isinstance(self.sides, str) else list(self.sides or [])
+        if len(sides) != 2 or not all(map(_is_text, sides)):
             raise SteeringError(f"sides of {self.name!r}: give two names, got {self.sides!r}.")
+        for name in ("name", "follow_up", "judge"):
+            value = getattr(self, name)
+            if not _is_text(value) and not (name == "judge" and callable(value)):
+                raise SteeringError(f"{name} of {self.name!r}: write some text, got {value!r}.")
         if len(self.pairs) < 2:
             raise SteeringError(f"pairs of {self.name!r}: give at least two.")
         if shared := set(self.dev_prompts) & set(self.test_prompts):
@@ -80,6 +85,10 @@ class Concept:
         """Every prompt of the pairs: the positive ones, then the negative ones."""
         positive, negative = split(self.pairs)
         return positive + negative
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def load_concept(source=None) -> Concept:

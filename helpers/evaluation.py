@@ -172,13 +172,21 @@ def price(model, tokenizer, texts) -> Tensor:
     """What steering cost each of the ``SteeredTexts``, in bits per token: [text].
 
     How much more surprising the steered text is to the unsteered model than the unsteered text
-    is: log2 of the ratio of their perplexities. 0 is as fluent as before, 1 twice as surprising;
-    NaN where either text is empty. Call it outside of ``steer``. Raises SteeringError as
-    ``perplexity`` does.
+    is: log2 of the ratio of their perplexities. 0 is as fluent as before; at 1 each token was on
+    average half as likely. NaN where either text is empty, or too long to be read again.
+
+    Call it outside of ``steer``. Raises SteeringError if there is no text.
     """
+    if not texts:
+        raise SteeringError("There are no texts to price: give at least one.")
     pairs = dict.fromkeys((text.prompt, x) for text in texts for x in (text.base, text.steered))
-    values = perplexity(model, tokenizer, *zip(*pairs, strict=True))  # each different text once
-    known = dict(zip(pairs, values.log2().tolist(), strict=True))
+    room = context_length(model)
+    # Read again, a text can have more tokens than were written.
+    readable = [p for p in pairs if not room or len(tokenizer("".join(p))["input_ids"]) < room]
+    known = dict.fromkeys(pairs, float("nan"))
+    if readable:
+        values = perplexity(model, tokenizer, *zip(*readable, strict=True))  # each text once
+        known.update(zip(readable, values.log2().tolist(), strict=True))
     return torch.tensor([known[t.prompt, t.steered] - known[t.prompt, t.base] for t in texts])
 
 
@@ -217,7 +225,12 @@ def judge(texts, by="vader") -> Tensor:
     """
     texts = list(texts)
     if isinstance(by, Callable):
-        verdicts = torch.as_tensor(by(texts), dtype=torch.float32)
+        try:
+            verdicts = torch.as_tensor(by(texts), dtype=torch.float32)
+        except (TypeError, ValueError) as error:
+            raise SteeringError(
+                f"The judge must give one number for each text. (Cause: {error})"
+            ) from error
         if verdicts.shape != (len(texts),):
             raise SteeringError(f"The judge gave {list(verdicts.shape)} for {len(texts)} texts.")
         return verdicts

@@ -9,13 +9,13 @@ from html import escape
 
 import ipywidgets as widgets
 from IPython import get_ipython
-from IPython.display import display
 
 from . import plots
 from .activations import typical_norm
 from .concepts import SENTIMENT
 from .evaluation import balanced_prompts
 from .models import SteeringError
+from .panels import labelled, show_widget
 from .views import (
     Setting,
     compute,
@@ -79,16 +79,16 @@ class Explorer:
 
     def _make_controls(self, prompt, suggested, names):
         layer, top = 2 * len(self.scale) // 3, len(self.scale) - 1
-        self.layer_slider = _control(widgets.IntSlider, "Layer", value=layer, max=top)
-        self.layer = _control(widgets.BoundedIntText, "Layer number", value=layer, max=top)
-        self.force_slider = _control(
+        self.layer_slider = labelled(widgets.IntSlider, "Layer", value=layer, max=top)
+        self.layer = labelled(widgets.BoundedIntText, "Layer number", value=layer, max=top)
+        self.force_slider = labelled(
             widgets.SelectionSlider, "Force", options=self._marks(layer), value=0.0
         )
-        self.force = _control(widgets.BoundedFloatText, "Force number", value=0.0)
-        self.prompt = _control(widgets.Combobox, "Prompt", value=prompt, options=suggested)
-        self.vector = _control(widgets.Dropdown, "Vector", options=names)
-        self.length = _control(widgets.BoundedIntText, "New tokens", value=24, min=1, max=60)
-        self.seed = _control(widgets.BoundedIntText, "Seed", value=0, max=9999)
+        self.force = labelled(widgets.BoundedFloatText, "Force number", value=0.0)
+        self.prompt = labelled(widgets.Combobox, "Prompt", value=prompt, options=suggested)
+        self.vector = labelled(widgets.Dropdown, "Vector", options=names)
+        self.length = labelled(widgets.BoundedIntText, "New tokens", value=24, min=1, max=60)
+        self.seed = labelled(widgets.BoundedIntText, "Seed", value=0, max=9999)
         # What makes a setting, in the order of its fields; the sliders only follow.
         self._fields = (self.prompt, self.vector, self.layer, self.force, self.length, self.seed)
         start = [control.value for control in self._fields]
@@ -223,46 +223,8 @@ def explore(model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0,
         To begin with; default: the development prompt whose log-odds are closest to 0.
     """
     panel = Explorer(model, tokenizer, vectors, concept, limits, line, prompt)
-    _show(panel.widget, "Steering explorer: run this cell for its sliders.")
+    show_widget(panel.widget, "Steering explorer: run this cell for its sliders.")
     return panel
-
-
-class LayerExplorer:
-    """A figure that depends on the layer, with a slider: ``panel.layer.value = 3`` moves it."""
-
-    def __init__(self, draw, n_layer):
-        top = n_layer - 1
-        self.layer_slider = _control(widgets.IntSlider, "Layer", value=top // 2, max=top)
-        self.layer = _control(widgets.BoundedIntText, "Layer number", value=top // 2, max=top)
-        self.image = widgets.Image(layout=widgets.Layout(max_width="100%"))
-        widgets.link((self.layer_slider, "value"), (self.layer, "value"))
-        picture = lru_cache(lambda layer: plots.png(draw(layer)))
-
-        def update(change):
-            self.image.value = picture(self.layer.value)
-
-        self.layer.observe(update, "value")
-        update(None)
-        flow = widgets.Layout(flex_flow="row wrap", align_items="center")
-        row = widgets.Box([self.layer_slider, self.layer], layout=flow)
-        self.widget = widgets.VBox([row, self.image])
-
-
-def explore_layers(draw, n_layer) -> LayerExplorer:
-    """Show ``draw(layer)``, a function that returns a figure, with a slider; return the panel."""
-    panel = LayerExplorer(draw, n_layer)
-    _show(panel.widget, "Figure by layer: run this cell for its slider.")
-    return panel
-
-
-def _control(kind, name, **values):
-    """A labelled control; one that would fire while it is dragged or typed in does not."""
-    wide = kind in (widgets.IntSlider, widgets.SelectionSlider, widgets.Combobox, widgets.Dropdown)
-    layout = widgets.Layout(width="440px" if wide else "190px", max_width="100%")
-    style = {"description_width": "100px"}
-    if kind is not widgets.Dropdown:
-        values["continuous_update"] = False
-    return kind(description=name, style=style, layout=layout, **values)
 
 
 def _rounded(force):
@@ -273,8 +235,3 @@ def _rounded(force):
 def _message(text, role):
     tag = "b" if role == "alert" else "div"
     return f"<{tag} role='{role}' style='line-height:1.4'>{escape(text)}</{tag}>"
-
-
-def _show(widget, text):
-    """Display a widget with a text of our own where widgets cannot be shown."""
-    display({**widget._repr_mimebundle_(), "text/plain": text}, raw=True)

@@ -98,8 +98,9 @@ def model_name(model) -> str:
 def fingerprint(model) -> str:
     """Which weights these are, whatever the name or folder they were loaded from.
 
-    A hash of every parameter's name and shape and of a sample of its entries, in bfloat16, so
-    that loading in half precision leaves it alone.
+    A hash of every parameter's name and shape and of a sample of its entries in bfloat16, so that
+    a model loaded in bfloat16 has that of float32. (In float16 it differs: rounded twice, some
+    entries come out otherwise.)
     """
     known, samples = [], []
     for name, weight in model.named_parameters():

@@ -13,6 +13,7 @@ from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .models import SteeringError
 from .pairs import split
+from .steering import layer_of
 
 
 class Estimate(NamedTuple):
@@ -83,9 +84,14 @@ def controls(
     them drawn by ``seed`` if there are more. ``"orthogonal"``: the directions in which the pairs'
     activations vary most once the vector is projected out, the widest first.
 
+    Where half of the labels are turned round, what the pairs share cancels (for an odd number
+    all but one part in n), and what each pair brings along by itself is left. Raises SteeringError
+    for a vector that does not fit the model.
+
     The activations are those of the pairs' last tokens. Push with each at the vector's force.
     """
-    sides = [residual_stream(model, tokenizer, side)[vector.layer] for side in split(concept.pairs)]
+    layer = layer_of(model, vector)
+    sides = [residual_stream(model, tokenizer, side)[layer] for side in split(concept.pairs)]
     differences = sides[0] - sides[1]  # [pair, d_model]
     n_pairs = len(differences)
 

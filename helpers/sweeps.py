@@ -3,7 +3,6 @@
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,16 +50,6 @@ class Sweep:
         return (up - down) / 2
 
     @property
-    def slopes(self) -> Tensor:
-        """Steerability [vector, prompt]: nats for each unit of force (Tan et al. 2024).
-
-        Least squares through the origin, where the effect is 0 by definition (arXiv
-        2407.12404). One number stands for a whole curve: give forces at which it is straight.
-        """
-        forces = self.forces[..., None]
-        return (forces * self.effect).sum(1) / forces.square().sum(1)
-
-    @property
     def wrong_way(self) -> Tensor:
         """Share [vector, force] of prompts not moved the way of the force; NaN at force 0."""
         wrong = (self.effect * self.forces.sign()[..., None] <= 0).float().mean(-1)
@@ -84,8 +73,11 @@ class TextSweep:
     def dearer(self) -> Tensor:
         """Mean price over prompts of the dearer of both signs: [vector, size], in bits.
 
-        Sizes as in ``Sweep``. Raises SteeringError unless every force has its opposite.
+        Sizes as in ``Sweep``. Raises SteeringError unless every force has its opposite, or if the
+        texts were not priced.
         """
+        if self.price is None:
+            raise SteeringError("These texts have no price: sweep_texts(..., priced=True) adds it.")
         up, down = _by_sign(self.price.nanmean(-1), self.forces)
         return torch.maximum(up, down)
 
@@ -97,10 +89,10 @@ class TextSweep:
 def _opposites(forces):
     """Where +size and −size stand among the forces, and the sizes: three times [vector, size]."""
     ordered, order = forces.sort(dim=1)
-    n = int((ordered[0] > 0).sum())
+    n = int((ordered > 0).sum(1).max())
     up, down = ordered[:, ordered.shape[1] - n :], ordered[:, :n].flip(1)
     rest = ordered[:, n : ordered.shape[1] - n]
-    if not n or not torch.allclose(up, -down) or bool(rest.any()):
+    if not n or not (up > 0).all() or not torch.allclose(up, -down) or bool(rest.any()):
         raise SteeringError("A pull needs every force with either sign: give [force, -force].")
     return order[:, order.shape[1] - n :], order[:, :n].flip(1), up
 
@@ -222,40 +214,6 @@ def sweep_texts(
     places = torch.arange(len(cells)).view(shape).permute(1, 2, 0).tolist()
     by_cell = [[SteeredTexts(texts[i] for i in cell) for cell in row] for row in places]
     return TextSweep(by_cell, bits, vectors, forces, prompts)
-
-
-class Choice(NamedTuple):
-    """The setting that a rule picked from a sweep."""
-
-    vector: SteeringVector
-    force: float  # its size; push with both signs
-    index: int  # of the vector among those of the sweep
-    size: int  # of the force among the sweep's sizes
-    pull: float  # mean over prompts, nats
-    price: float  # of the dearer sign, mean over prompts, bits per token
-
-
-def choose(swept, written, limit=0.5) -> Choice:
-    """The largest pull among the settings whose price stays below ``limit`` in both directions.
-
-    ``swept`` and ``written`` are the ``Sweep`` and the ``TextSweep`` of the same vectors and
-    forces on development prompts: what is reported afterwards needs other prompts.
-
-    Raises SteeringError if they differ, or no setting is that cheap.
-    """
-    if swept.forces.shape != written.forces.shape or not torch.equal(swept.forces, written.forces):
-        raise SteeringError("The sweep and the texts were made with different vectors or forces.")
-    pull, dearer = swept.pull.mean(-1), written.dearer
-    affordable = pull.where(dearer < limit, -torch.inf)
-    index, size = (int(i) for i in torch.unravel_index(affordable.argmax(), affordable.shape))
-    if affordable[index, size] == -torch.inf:
-        raise SteeringError(
-            f"No setting costs less than {limit} bits per token in both directions; the cheapest "
-            f"costs {dearer[~dearer.isnan()].min():.2f}. Try smaller forces or a higher limit."
-        )
-    force = swept.sizes[index, size].item()
-    found = pull[index, size].item(), dearer[index, size].item()
-    return Choice(swept.vectors[index], force, index, size, *found)
 
 
 def _force_table(forces, n_vectors) -> Tensor:

@@ -15,8 +15,9 @@ from traitlets.config import Config
 from helpers import explorer, plots
 from helpers.activations import typical_norm
 from helpers.concepts import SENTIMENT
-from helpers.explorer import SHARES, Explorer, LayerExplorer, explore, explore_layers
+from helpers.explorer import SHARES, Explorer, explore
 from helpers.models import SteeringError
+from helpers.panels import LayerExplorer, explore_layers
 from helpers.views import Setting, compute, draw_words, write_code, write_sentence, write_texts
 from pages import Page
 from tiny_models import make_vector, no_hook_left, plain_log_odds, tiny_model, tokenizer

@@ -211,7 +211,7 @@ def test_a_fingerprint_is_that_of_the_weights_not_of_the_name(tmp_path):
 def test_fingerprints_of_other_weights_differ():
     families = set(FAMILIES) - {"mistral"}  # as small as here it is a llama, weight by weight
     others = [tiny_model(family) for family in families] + [new_model(seed=1)]
-    assert len({fingerprint(model) for model in others}) == len(others) == 13
+    assert len({fingerprint(model) for model in others}) == len(others) == len(FAMILIES)
 
 
 def test_a_fingerprint_sees_every_parameter():
@@ -230,20 +230,10 @@ def test_a_fingerprint_tells_shapes_apart_whose_entries_are_the_same():
     assert fingerprint(one) != fingerprint(renamed)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.bfloat16,
-        pytest.param(
-            torch.float16,
-            marks=pytest.mark.xfail(strict=True, reason="rounded twice: to float16, to bfloat16"),
-        ),
-    ],
-)
-def test_a_fingerprint_survives_loading_in_half_precision(dtype, tmp_path):
+def test_a_fingerprint_survives_loading_in_bfloat16(tmp_path):
     folder = saved(new_model(), tmp_path)
-    model, _ = load_model(folder, dtype=dtype)
-    assert model.dtype == dtype
+    model, _ = load_model(folder, dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
     assert fingerprint(model) == fingerprint(load_model(folder)[0])
 
 

@@ -223,7 +223,6 @@ def test_rivals_repeat_themselves_and_leave_the_global_random_state_alone():
     assert not first[0].direction.equal(other[0].direction)
 
 
-@pytest.mark.xfail(strict=True, reason="torch's own error, which names neither cause nor mend")
 @pytest.mark.parametrize(
     "vector", [make_vector(width=48), make_vector(layer=3)], ids=["width", "layer"]
 )

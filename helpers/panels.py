@@ -1,0 +1,51 @@
+"""Pieces of panels: labelled controls, and a figure with a slider for the layer."""
+
+from functools import lru_cache
+
+import ipywidgets as widgets
+from IPython.display import display
+
+from . import plots
+
+
+class LayerExplorer:
+    """A figure that depends on the layer, with a slider: ``panel.layer.value = 3`` moves it."""
+
+    def __init__(self, draw, n_layer):
+        top = n_layer - 1
+        self.layer_slider = labelled(widgets.IntSlider, "Layer", value=top // 2, max=top)
+        self.layer = labelled(widgets.BoundedIntText, "Layer number", value=top // 2, max=top)
+        self.image = widgets.Image(layout=widgets.Layout(max_width="100%"))
+        widgets.link((self.layer_slider, "value"), (self.layer, "value"))
+        picture = lru_cache(lambda layer: plots.png(draw(layer)))
+
+        def update(change):
+            self.image.value = picture(self.layer.value)
+
+        self.layer.observe(update, "value")
+        update(None)
+        flow = widgets.Layout(flex_flow="row wrap", align_items="center")
+        row = widgets.Box([self.layer_slider, self.layer], layout=flow)
+        self.widget = widgets.VBox([row, self.image])
+
+
+def explore_layers(draw, n_layer) -> LayerExplorer:
+    """Show ``draw(layer)``, a function that returns a figure, with a slider; return the panel."""
+    panel = LayerExplorer(draw, n_layer)
+    show_widget(panel.widget, "Figure by layer: run this cell for its slider.")
+    return panel
+
+
+def labelled(kind, name, **values):
+    """A labelled control; one that would fire while it is dragged or typed in does not."""
+    wide = kind in (widgets.IntSlider, widgets.SelectionSlider, widgets.Combobox, widgets.Dropdown)
+    layout = widgets.Layout(width="440px" if wide else "190px", max_width="100%")
+    style = {"description_width": "100px"}
+    if kind is not widgets.Dropdown:
+        values["continuous_update"] = False
+    return kind(description=name, style=style, layout=layout, **values)
+
+
+def show_widget(widget, text):
+    """Display a widget with a text of our own where widgets cannot be shown."""
+    display({**widget._repr_mimebundle_(), "text/plain": text}, raw=True)
