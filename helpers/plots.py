@@ -93,3 +93,16 @@ def paired(ax, base, up, down, labels) -> None:
     # Arrows do not widen the axis by themselves.
     ax.set_xlim(np.min([base, up, down]) - 0.3, np.max([base, up, down]) + 0.3)
     ax.set_yticks(range(len(order)), [labels[i] for i in order], fontsize=8)
+
+
+def intervals(ax, x, estimates, border=None, marker="o", colour=POSITIVE, label=None) -> None:
+    """A point with its interval at each x; ``border`` is drawn as a dashed line.
+
+    ``estimates`` are (mean, low, high), as ``statistics.Estimate``.
+    """
+    mean, low, high = np.array([tuple(estimate) for estimate in estimates]).T
+    bars = [mean - low, high - mean]
+    ax.errorbar(x, mean, bars, fmt=marker, ms=6, color=colour, label=label)
+    if border is not None:
+        ax.axhline(border, color="black", ls="--", lw=1)
+    ax.margins(y=0.15)

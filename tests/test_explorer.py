@@ -471,24 +471,3 @@ def test_what_is_shown_has_words_for_a_page_without_widgets(kind, shell):
     assert view["model_id"] == panel.widget.model_id
     assert "run this cell" in output.data["text/plain"]
     assert "PNG" not in repr(output.data) and "VBox" not in repr(output.data)
-
-
-def test_each_layer_is_drawn_once():
-    drawn = []
-
-    def draw(layer):
-        drawn.append(layer)
-        figure = Figure()
-        figure.suptitle(f"layer {layer}")
-        return figure
-
-    panel = LayerExplorer(draw, 5)
-    pictures = {2: panel.image.value}
-    for layer in (3, 0, 2, 3, 0):
-        panel.layer_slider.value = layer
-        assert panel.layer.value == layer
-        assert pictures.setdefault(layer, panel.image.value) == panel.image.value
-    panel.layer.value = 99
-    assert panel.layer_slider.value == 4
-    assert drawn == [2, 3, 0, 4]
-    assert len(set(pictures.values())) == 3 and panel.image.value not in pictures.values()

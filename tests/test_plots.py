@@ -101,3 +101,12 @@ def test_paired_orders_by_base_and_keeps_labels_beside_their_values(ax):
     assert [arrow.xy[0] for arrow in ax.texts] == [2, -1, 1.5, -3, 4, 1]
     low, high = ax.get_xlim()
     assert low < -3 and high > 4  # no arrow leaves the picture
+
+
+def test_intervals_are_drawn_where_they_lie(ax):
+    plots.intervals(ax, [1, 2], [(0.0, -1.0, 3.0), (5.0, 4.0, 5.5)], border=2.0, marker="X")
+    points, *_ = ax.containers[0].lines
+    assert points.get_xydata().tolist() == [[1, 0], [2, 5]]
+    bars = ax.containers[0].lines[2][0].get_segments()
+    assert [bar[:, 1].tolist() for bar in bars] == [[-1, 3], [4, 5.5]]
+    assert ax.lines[-1].get_ydata() == [2, 2] and ax.lines[-1].get_linestyle() == "--"
