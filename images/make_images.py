@@ -45,7 +45,7 @@ def draw_texts(model, tokenizer, vectors, scale):
         y -= 0.35
     ax.set(xlim=(0, 1), xticks=[], ylim=(y + 0.8, 0.55))
     ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8.5)
-    ax.set_title(f"h' = h + force · v behind block {layer}, v from eight pairs of sentences")
+    ax.set_title(f"h' = h + force · v after block {layer}, v from eight pairs of sentences")
     ax.grid(False)
     figure.savefig(FOLDER / "steered_text.png", dpi=120)
 
