@@ -55,7 +55,7 @@ def explorer(model, tokenizer):
         generate(model, tokenizer, [prompt], vectors[layer], force, max_new_tokens=NEW_TOKENS)
 
     def move(share):
-        panel.force_slider.value = share
+        panel.force.value = share * panel.scale[panel.layer.value]
 
     rows = {
         f"model.generate of two rows, {NEW_TOKENS} tokens, greedy": [],
