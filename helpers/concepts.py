@@ -37,11 +37,11 @@ class Concept:
     unrelated_prompts: list[str]  # no matter of the concept: what steering should spare
     positive_sentences: list[str]  # labelled sentences, to read the direction from
     negative_sentences: list[str]
-    follow_up: str  # put behind a sentence, it asks for a verdict on it
+    follow_up: str  # put after a sentence, it asks for a verdict on it
     positive_requests: list[str]  # put before a prompt, they ask for the same as the push
     negative_requests: list[str]
     judge: str | Callable  # of whole texts, as in ``evaluation.judge``
-    more_pairs: list[tuple[str, str]] = ()  # further ones the same make
+    more_pairs: list[tuple[str, str]] = ()  # further ones of the same make
     varied_pairs: list[tuple[str, str]] = ()  # long ones whose sides share nothing else
 
     def __post_init__(self):

@@ -143,18 +143,16 @@ def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -
     prompts = check_prompts(prompts)
     if len(prompts) != len(continuations):
         raise SteeringError(f"{len(continuations)} continuations for {len(prompts)} prompts.")
-    heads = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    tails = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
-    texts = [{"input_ids": head + tail} for head, tail in zip(heads, tails, strict=True)]
-    lengths = [len(text["input_ids"]) for text in texts]
+    starts, ids = _tokens_of_texts(tokenizer, prompts, continuations)
+    lengths = [len(text) for text in ids]
     if max(lengths) > (context_length(model) or max(lengths)):
         raise SteeringError(
             f"A text has {max(lengths)} tokens: more than {model_name(model)} reads."
         )
     device = model.get_input_embeddings().weight.device
-    padded = tokenizer.pad(texts, padding_side="right", return_tensors="pt").to(device)
+    padded = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(device)
     everything = {name: padded[name] for name in ("input_ids", "attention_mask")}
-    begins = torch.tensor([len(head) for head in heads], device=device)[:, None]
+    begins = torch.tensor(starts, device=device)[:, None]
     result = torch.empty(len(prompts))
 
     def read(rows):
@@ -166,6 +164,14 @@ def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -
 
     Batches(batch_tokens).run(read, lengths, "perplexity")
     return result
+
+
+def _tokens_of_texts(tokenizer, prompts, continuations) -> tuple[list[int], list[list[int]]]:
+    """Where each continuation starts, and the tokens of its prompt and of itself."""
+    heads = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    tails = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
+    whole = [head + tail for head, tail in zip(heads, tails, strict=True)]
+    return [len(head) for head in heads], whole
 
 
 def price(model, tokenizer, texts) -> Tensor:
@@ -180,10 +186,10 @@ def price(model, tokenizer, texts) -> Tensor:
     if not texts:
         raise SteeringError("There are no texts to price: give at least one.")
     pairs = dict.fromkeys((text.prompt, x) for text in texts for x in (text.base, text.steered))
-    room = context_length(model)
+    known, room = dict.fromkeys(pairs, float("nan")), context_length(model)
+    _, ids = _tokens_of_texts(tokenizer, *zip(*pairs, strict=True))
     # Read again, a text can have more tokens than were written.
-    readable = [p for p in pairs if not room or len(tokenizer("".join(p))["input_ids"]) < room]
-    known = dict.fromkeys(pairs, float("nan"))
+    readable = [p for p, whole in zip(pairs, ids, strict=True) if not room or len(whole) <= room]
     if readable:
         values = perplexity(model, tokenizer, *zip(*readable, strict=True))  # each text once
         known.update(zip(readable, values.log2().tolist(), strict=True))

@@ -287,6 +287,17 @@ def test_every_different_text_is_read_once_for_its_price(monkeypatch):
     assert sorted(read) == sorted((p, tail) for p in PROMPTS[:2] for tail in TAILS)
 
 
+def test_a_text_that_just_fits_is_priced_and_one_that_does_not_has_no_price():
+    prompt, room = "The soup was", 64  # of the tiny model
+    left = room - len(token_ids(prompt)[0])
+    fits, too_long = (
+        tokenizer().decode([tokenizer().encode(" good")[0]] * n) for n in (left, left + 1)
+    )
+    texts = [SteeredText(prompt, TAILS[0], tail) for tail in (fits, too_long, TAILS[1])]
+    found = price(tiny_model(), tokenizer(), texts)
+    assert found.isnan().tolist() == [False, True, False]
+
+
 def test_no_texts_have_no_price():
     with pytest.raises(SteeringError):
         price(tiny_model(), tokenizer(), [])
