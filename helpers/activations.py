@@ -3,7 +3,7 @@
 Layer L means the output of block L (resid_post), here and everywhere in this package.
 """
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from numbers import Integral
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .batches import READING, Batches
 from .concepts import SENTIMENT
+from .hooks import hooked
 from .models import (
     SteeringError,
     blocks,
     d_model,
     decoder,
     encode,
-    hidden_state,
     last_token,
     resolve_layer,
     rows_of,
@@ -36,15 +36,13 @@ def capture(model, layers=None, keep=torch.clone):
     store = {}
 
     def recorder(layer):
-        def hook(module, args, output):
-            store[layer] = keep(hidden_state(output).detach())
+        def record(hidden):
+            store[layer] = keep(hidden.detach())
 
-        return hook
+        return record
 
-    with ExitStack() as stack:  # removes what was registered, even if registering fails midway
-        for layer in layers:
-            layer = resolve_layer(model, layer)
-            stack.callback(blocks(model)[layer].register_forward_hook(recorder(layer)).remove)
+    recorders = {at: recorder(at) for at in (resolve_layer(model, layer) for layer in layers)}
+    with hooked(model, "capture", recorders):
         yield store
 
 

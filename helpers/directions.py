@@ -1,5 +1,7 @@
 """Find the direction of a concept in the residual stream (notebook 03)."""
 
+import hashlib
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from .activations import residual_stream
-from .models import SteeringError, d_model, fingerprint, model_name
+from .hooks import refuse_inside_steer
+from .models import SteeringError, d_model, fingerprint, model_name, resolve_layer
 from .pairs import split
 
 
@@ -73,8 +76,9 @@ class SteeringVector:
     __rmul__ = __mul__
 
     def __add__(self, other):
-        mine, theirs = _origin(self), _origin(other)
-        if not _same_origin(mine, theirs) or self.layer != other.layer:
+        known = self.fingerprint and other.fingerprint  # else the names must do
+        what = "fingerprint" if known else "model_name"
+        if getattr(self, what) != getattr(other, what) or self.layer != other.layer:
             raise SteeringError(
                 f"Only vectors of one layer of one model can be added: layer {self.layer} of "
                 f"{self.model_name!r} against layer {other.layer} of {other.model_name!r}."
@@ -92,8 +96,20 @@ class SteeringVector:
         raw = self.raw_norm * direction / direction.norm()
         return self.like(raw, f"random, seed {seed}")
 
+    def on(self, model, other_weights=False) -> "SteeringVector":
+        """The vector for use on a model: itself, if it was made on these weights.
+
+        Raises SteeringError if it was not, or has another width; ``other_weights=True`` allows
+        other weights, such as a fine-tuned copy's, and gives the vector their identity.
+        """
+        here = {"fingerprint": fingerprint(model), "model_name": model_name(model)}
+        vector = replace(self, **here) if other_weights else self
+        check_fit(model, [vector])
+        resolve_layer(model, vector.layer)
+        return vector
+
     def save(self, path) -> None:
-        """Write a safetensors file with the fields as metadata."""
+        """Write a safetensors file with the fields and a checksum as metadata."""
         fields = {
             "layer": str(self.layer),
             "raw_norm": repr(self.raw_norm),
@@ -102,18 +118,26 @@ class SteeringVector:
             "n_pairs": str(self.n_pairs),
             "fingerprint": self.fingerprint,
         }
-        save_file({"direction": self.direction.contiguous()}, path, metadata=fields)
+        fields["checksum"] = _checksum(self.direction, fields)
+        try:
+            save_file({"direction": self.direction.contiguous()}, path, metadata=fields)
+        except (OSError, SafetensorError, TypeError) as error:
+            raise SteeringError(f"The vector could not be saved as {path}: {error}.") from error
 
     @classmethod
-    def load(cls, path, model) -> "SteeringVector":
-        """Read a file written by ``save`` for use on this model.
+    def load(cls, path, model, other_weights=False) -> "SteeringVector":
+        """Read a file written by ``save`` for use on this model, as ``on`` allows it.
 
-        Raises SteeringError if it is unreadable, or was made on other weights. A file that is
-        older than the fingerprint is compared by the name of its model.
+        Raises SteeringError if it is unreadable or was changed, or does not fit the model. A file
+        that is older than fingerprints and checksums is compared by the name of its model, with
+        a warning.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 fields, direction = file.metadata(), file.get_tensor("direction")
+            checksum = fields.pop("checksum", None)
+            if checksum not in (None, _checksum(direction, fields)) or int(fields["layer"]) < 0:
+                raise ValueError("its contents were changed after it was saved")
             vector = cls(
                 direction=direction,
                 layer=int(fields["layer"]),
@@ -123,20 +147,20 @@ class SteeringVector:
                 n_pairs=int(fields["n_pairs"]),
                 fingerprint=fields.get("fingerprint", ""),
             )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, AttributeError, TypeError, ValueError) as error:
             raise SteeringError(
                 f"{path} is not a readable steering vector ({error}). "
                 "Make a new one with SteeringVector.save."
             ) from error
-        width, here = len(vector.direction), d_model(model)
-        this = (fingerprint(model), model_name(model))
-        if width != here or not _same_origin(_origin(vector), this):
-            raise SteeringError(
-                f"{path} was made on {vector.model_name!r} (width {width}) and cannot steer "
-                f"{model_name(model)!r} (width {here}), whose weights are others: find the "
-                "direction again on this model."
+        if checksum is None:
+            warnings.warn(
+                f"{path} is older than checksums: nothing tells whether it is intact, and perhaps "
+                "not which weights it belongs to. Save it anew.",
+                stacklevel=2,
             )
-        return vector
+        if not vector.fingerprint and vector.model_name != model_name(model):
+            vector = replace(vector, fingerprint="another")
+        return vector.on(model, other_weights)
 
     def __repr__(self):
         return (
@@ -145,13 +169,26 @@ class SteeringVector:
         )
 
 
-def _origin(vector) -> tuple[str, str]:
-    return vector.fingerprint, vector.model_name
+def check_fit(model, vectors):
+    """Raise SteeringError unless the vectors were made on the weights of the model.
+
+    Of one that does not know its weights only the width can be told.
+    """
+    width, weights = d_model(model), fingerprint(model)
+    for vector in vectors:
+        wide = len(vector.direction)
+        if wide != width or vector.fingerprint not in ("", weights):
+            raise SteeringError(
+                f"The vector was made on {vector.model_name!r} (width {wide}) and cannot steer "
+                f"{model_name(model)!r} (width {width}), whose weights are others: find the "
+                "direction again on this model"
+                f"{', or say vector.on(model, other_weights=True)' if wide == width else ''}."
+            )
 
 
-def _same_origin(one, other) -> bool:
-    """Whether two (fingerprint, name) mean one model: by the weights where both are known."""
-    return one[0] == other[0] if one[0] and other[0] else one[1] == other[1]
+def _checksum(direction, fields) -> str:
+    contents = repr((direction.dtype, sorted(fields.items()))).encode()
+    return hashlib.sha256(contents + direction.numpy().tobytes()).hexdigest()
 
 
 def mean_difference(positive, negative) -> Tensor:
@@ -212,6 +249,7 @@ def find_vectors(
     """
     if method not in METHODS:
         raise SteeringError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+    refuse_inside_steer(model)
     positive, negative = split(pairs)
     cache = residual_stream(model, tokenizer, positive + negative, position)
     weights = fingerprint(model)

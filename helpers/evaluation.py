@@ -14,6 +14,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from .batches import READING, Batches
 from .concepts import SENTIMENT
+from .hooks import change, refuse_inside_steer
 from .models import (
     SteeringError,
     check_prompts,
@@ -61,11 +62,9 @@ def next_token_logits(model, batch) -> Tensor:
         rows = torch.arange(len(last), device=args[0].device)
         return (args[0][rows, last.to(args[0].device)][:, None],)
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
+    with change(model) as ours:
+        ours.hook(model.get_output_embeddings().register_forward_pre_hook, pick)
         return model(**batch, use_cache=False).logits[:, 0]
-    finally:
-        handle.remove()
 
 
 def log_odds_from(logits, sides) -> Tensor:
@@ -183,6 +182,7 @@ def price(model, tokenizer, texts) -> Tensor:
 
     Call it outside of ``steer``. Raises SteeringError if there is no text.
     """
+    refuse_inside_steer(model)
     if not texts:
         raise SteeringError("There are no texts to price: give at least one.")
     pairs = dict.fromkeys((text.prompt, x) for text in texts for x in (text.base, text.steered))

@@ -1,7 +1,7 @@
 """Let the model write, without and with steering, side by side (notebook 04)."""
 
 import zlib
-from contextlib import ExitStack
+from functools import partial
 from numbers import Integral
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
+from .hooks import change, refuse_inside_steer
 from .models import SteeringError, check_prompts, encode
 from .steering import as_list, force_matrix, steer
 from .tables import Table
@@ -68,6 +69,7 @@ def generate(
     Returns a list of ``SteeredText(prompt, base, steered)`` that shows as a table. Raises
     SteeringError as ``steer`` does, and for prompts that cannot be used.
     """
+    refuse_inside_steer(model)
     prompts = check_prompts(prompts)
     batch = encode(model, tokenizer, prompts, padding_side="left", new_tokens=max_new_tokens)
     n, width = batch["input_ids"].shape
@@ -79,10 +81,9 @@ def generate(
     both = torch.cat([torch.zeros(len(forces), len(bases)), forces], 1)
     lengths = batch["attention_mask"].sum(1)[rows]
     noise = _SharedNoise([keys[row] for row in rows], temperature, top_k)
-    with ExitStack() as stack:
-        stack.enter_context(steer(model, vector, both, layer, positions, lengths))
+    with change(model) as quiet, steer(model, vector, both, layer, positions, lengths):
         # A row that ended early is filled with padding; the model would warn of it.
-        stack.callback(logging.set_verbosity, logging.get_verbosity())
+        quiet.undo.append(partial(logging.set_verbosity, logging.get_verbosity()))
         logging.set_verbosity_error()
         output = model.generate(
             **{name: tensor[rows] for name, tensor in batch.items()},

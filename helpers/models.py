@@ -104,7 +104,7 @@ def fingerprint(model) -> str:
     """
     known, samples = [], []
     for name, weight in model.named_parameters():
-        known.append(f"{name}{tuple(weight.shape)}")
+        known.append(f"{name.replace('_orig_mod.', '')}{tuple(weight.shape)}")
         if not weight.is_meta:
             flat = weight.detach().flatten()
             samples.append(flat[:: max(1, len(flat) // 8)][:8].to("cpu", torch.bfloat16))
@@ -124,19 +124,34 @@ def blocks(model) -> nn.ModuleList:
     layers: no list of known architectures. Raises SteeringError if there is none.
     """
     depth = model.config.get_text_config().num_hidden_layers
-    for module in decoder(model).modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
+    lists = [part for part in decoder(model).modules() if isinstance(part, nn.ModuleList)]
+    for part in lists:
+        if len(part) == depth:
+            return part
+    # An assisted generation that failed leaves too small a number in the configuration.
+    if lists and len(lists[0]) > depth:
+        return lists[0]
     raise SteeringError(
         f"No list of {depth} blocks was found in {type(model).__name__}: "
         "steering needs a decoder-only transformer."
     )
 
 
+def check_depth(model):
+    """Raise SteeringError if the configuration has another number of layers than the model."""
+    said, found = model.config.get_text_config().num_hidden_layers, len(blocks(model))
+    if said != found:
+        raise SteeringError(
+            f"{model_name(model)} has {found} layers, but {said} by its configuration, as after "
+            f"an assisted generation that failed: set model.config.num_hidden_layers = {found}."
+        )
+
+
 def decoder(model) -> nn.Module:
     """The module that runs embeddings, blocks and final norm, without the language-model head."""
     found = model.get_decoder() if hasattr(model, "get_decoder") else None
-    return model.base_model if found is None else found
+    found = model.base_model if found is None else found
+    return getattr(found, "_orig_mod", found)  # what torch.compile wraps
 
 
 def resolve_layer(model, layer) -> int:
@@ -173,6 +188,7 @@ def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0) -> dic
     Returns ``{"input_ids", "attention_mask"}``, each [prompt, token]. Raises SteeringError for
     a bare string, an empty list, an empty prompt, or one longer than the context.
     """
+    check_depth(model)
     prompts = check_prompts(prompts)
     batch = tokenizer(prompts, padding=True, padding_side=padding_side, return_tensors="pt")
     lengths = batch["attention_mask"].sum(1).tolist()

@@ -13,7 +13,7 @@ from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .models import SteeringError
 from .pairs import split
-from .steering import layer_of
+from .steering import layers_of
 
 
 class Estimate(NamedTuple):
@@ -90,7 +90,7 @@ def controls(
 
     The activations are those of the pairs' last tokens. Push with each at the vector's force.
     """
-    layer = layer_of(model, vector)
+    [layer] = layers_of(model, [vector])
     sides = [residual_stream(model, tokenizer, side)[layer] for side in split(concept.pairs)]
     differences = sides[0] - sides[1]  # [pair, d_model]
     n_pairs = len(differences)

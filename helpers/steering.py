@@ -4,23 +4,14 @@ h' = h + α·v at the output of a block (Activation Addition, Turner et al. 2023
 arXiv 2308.10248). No weight changes, and nothing is left behind.
 """
 
-import inspect
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 
-from .directions import SteeringVector
-from .models import (
-    SteeringError,
-    blocks,
-    d_model,
-    decoder,
-    hidden_state,
-    resolve_layer,
-    with_hidden_state,
-)
-
-POSITIONS = ("all", "prompt", "generated")
+from .directions import SteeringVector, check_fit
+from .hooks import hooked
+from .models import SteeringError, blocks, resolve_layer
+from .positions import Scope, check_rows
 
 
 @contextmanager
@@ -48,45 +39,22 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
     positions; and in a forward pass whose batch has another size than the forces.
     """
     deltas = _delta_by_layer(model, vector, force, layer)
-    if positions not in POSITIONS:
-        raise SteeringError(f"Unknown positions {positions!r}: choose {', '.join(POSITIONS)}.")
-    if positions != "all" and prompt_lengths is None:
-        raise SteeringError(f"positions={positions!r} needs prompt_lengths: where prompts end.")
-    signature = inspect.signature(decoder(model).forward)
-    now = {}  # what the current forward pass was called with
-
-    def remember(module, args, kwargs):
-        given = signature.bind_partial(*args, **kwargs).arguments
-        now["mask"] = given.get("attention_mask")
-        cache = given.get("past_key_values")
-        # Read before the blocks run: the first of them makes the cache longer.
-        now["past"] = 0 if cache is None else cache.get_seq_length()
+    push = tuple((at, delta.numpy().tobytes()) for at, delta in deltas.items())
+    scope = Scope(positions, prompt_lengths, push)
 
     def adder(delta):
-        def hook(module, args, output):
-            hidden = hidden_state(output)
-            if len(delta) not in (1, len(hidden)):
-                raise SteeringError(
-                    f"There are forces for {len(delta)} rows, but the batch has {len(hidden)}."
-                )
+        def add(hidden):
+            check_rows("forces", len(delta), len(hidden))
             push = delta.to(hidden)[:, None, :]  # the block's own device and dtype
-            where = steered_tokens(
-                hidden.shape[1], now["mask"], now["past"], positions, prompt_lengths
-            )
+            where = scope.tokens(*hidden.shape[:2])
             if where is not None:
                 push = push * where.to(hidden.device)[..., None]
-            # Out of place: others may hold the same tensor.
-            return with_hidden_state(output, hidden + push)
+            return hidden + push  # out of place: others may hold the same tensor
 
-        return hook
+        return add
 
-    with ExitStack() as stack:  # takes our hooks away, whatever ends the block of code
-        before = decoder(model).register_forward_pre_hook(remember, with_kwargs=True)
-        stack.callback(before.remove)
-        for at, delta in deltas.items():
-            # First in line: whoever else listens to this block hears the steered stream.
-            hook = blocks(model)[at].register_forward_hook(adder(delta), prepend=True)
-            stack.callback(hook.remove)
+    pushes = {at: adder(delta) for at, delta in deltas.items()}
+    with hooked(model, "steer", pushes, scope.begin, scope.end, prepend=True):
         yield
 
 
@@ -100,65 +68,34 @@ def ablate(model, vector, layers=None):
 
     Raises SteeringError for a layer out of range or a vector of the wrong width.
     """
+    check_fit(model, [vector])
     layers = range(len(blocks(model))) if layers is None else layers
 
-    def hook(module, args, output):
-        hidden = hidden_state(output)
+    def remove(hidden):
         v = vector.direction.to(hidden)
-        return with_hidden_state(output, hidden - (hidden @ v)[..., None] * v)
+        return hidden - (hidden @ v)[..., None] * v
 
-    with ExitStack() as stack:
-        for at in {layer_of(model, vector, layer) for layer in layers}:
-            handle = blocks(model)[at].register_forward_hook(hook, prepend=True)
-            stack.callback(handle.remove)
+    removals = {resolve_layer(model, layer): remove for layer in layers}
+    with hooked(model, "ablate", removals, prepend=True):
         yield
-
-
-def steered_tokens(
-    n_new, attention_mask, past, positions, prompt_lengths=None
-) -> torch.Tensor | None:
-    """Which of the ``n_new`` tokens now passing through the blocks are to be steered.
-
-    ``past`` columns lie in the KV cache already; ``attention_mask`` [row, past + n_new] is 0 for
-    padding on either side, or None if there is none; ``positions`` and ``prompt_lengths`` are as
-    in ``steer``. Returns bool [row or 1, n_new], or None if every token is steered.
-    """
-    if attention_mask is None:
-        attention_mask = torch.ones(1, past + n_new, dtype=torch.long)
-    elif attention_mask.ndim != 2:
-        raise SteeringError("Steering needs the attention mask as a tensor [row, token].")
-    where = attention_mask.bool()
-    if positions != "all":
-        # A token's position counts the real tokens before it, so padding shifts nothing.
-        position = attention_mask.long().cumsum(1) - 1
-        lengths = torch.as_tensor(prompt_lengths, device=where.device).reshape(-1, 1)
-        in_prompt = position < lengths
-        where = where & (in_prompt if positions == "prompt" else ~in_prompt)
-    where = where[:, -n_new:]
-    return None if where.all() else where
 
 
 def _delta_by_layer(model, vector, force, layer) -> dict[int, torch.Tensor]:
     """What to add at each layer: {layer: Tensor [row or 1, d_model]}."""
     vectors = as_list(vector)
-    deltas = {}
-    for v, row_forces in zip(vectors, force_matrix(force, len(vectors)), strict=True):
-        at = layer_of(model, v, layer)
+    forces, layers, deltas = force_matrix(force, len(vectors)), layers_of(model, vectors, layer), {}
+    for v, row_forces, at in zip(vectors, forces, layers, strict=True):
         deltas[at] = deltas.get(at, 0) + row_forces[:, None] * v.direction
     return deltas
 
 
-def layer_of(model, vector, layer=None) -> int:
-    """Where a vector is added: at its own layer, unless another is given.
+def layers_of(model, vectors, layer=None) -> list[int]:
+    """Where each vector is added: at its own layer, unless another is given.
 
-    Raises SteeringError if the layer does not exist, or the vector has another width.
+    Raises SteeringError if a layer does not exist, or a vector was made on another model.
     """
-    if len(vector.direction) != d_model(model):
-        raise SteeringError(
-            f"The vector has {len(vector.direction)} entries (made on {vector.model_name}), "
-            f"the residual stream here {d_model(model)}."
-        )
-    return resolve_layer(model, vector.layer if layer is None else layer)
+    check_fit(model, vectors)
+    return [resolve_layer(model, v.layer if layer is None else layer) for v in vectors]
 
 
 def as_list(vector) -> list[SteeringVector]:

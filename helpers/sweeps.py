@@ -1,6 +1,6 @@
 """Run many steering experiments as few batches: vectors × forces × prompts (notebook 05)."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .evaluation import log_odds_from, next_token_logits, price, surprisal, word_sides
 from .generation import SteeredTexts, generate, seed_list
+from .hooks import change, refuse_inside_steer
 from .models import (
     SteeringError,
     blocks,
@@ -21,7 +22,7 @@ from .models import (
     rows_of,
     with_hidden_state,
 )
-from .steering import as_list, force_matrix, layer_of
+from .steering import as_list, force_matrix, layers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +234,8 @@ def _experiments(model, everything, vectors, forces, read, batch_tokens, desc):
 
     ``everything`` is the right-padded batch of all rows; each vector pushes at its own layer.
     """
-    layers = torch.tensor([layer_of(model, vector) for vector in vectors])
+    refuse_inside_steer(model)
+    layers = torch.tensor(layers_of(model, vectors))
     directions = torch.stack([vector.direction for vector in vectors])
     lengths = everything["attention_mask"].sum(1).tolist()
     base = torch.empty(len(lengths))
@@ -262,10 +264,9 @@ def _unsteered(model, batch, layers, read):
     def keep(layer, module, args, output):
         outputs[layer] = with_hidden_state(output, hidden_state(output).clone())
 
-    with ExitStack() as stack:
+    with change(model) as ours:
         for layer in sorted(set(layers)):
-            hook = blocks(model)[layer].register_forward_hook(partial(keep, layer))
-            stack.callback(hook.remove)
+            ours.hook(blocks(model)[layer].register_forward_hook, partial(keep, layer))
         return outputs, read(batch)
 
 
@@ -290,14 +291,23 @@ def _behind(model, batch, layer, output, pushes, read, batches, bar) -> Tensor:
 @contextmanager
 def _starting_behind(model, layer, output):
     """Inside, the blocks up to ``layer`` compute nothing: what they return is ``output``."""
-    skipped = blocks(model)[: layer + 1]
-    own = [block.__dict__.get("forward") for block in skipped]  # Accelerate sets one, say
-    try:
-        for block in skipped:
-            block.forward = lambda *args, **kwargs: output
+
+    def skip(block):
+        own, run = block.__dict__.get("forward"), block.forward  # Accelerate sets one, say
+
+        def forward(*args, **kwargs):
+            return output if ours.ours else run(*args, **kwargs)
+
+        def restore():
+            if own is not None:
+                block.forward = own
+            elif "forward" in block.__dict__:
+                del block.forward
+
+        ours.undo.append(restore)
+        block.forward = forward
+
+    with change(model) as ours:
+        for block in blocks(model)[: layer + 1]:
+            skip(block)
         yield
-    finally:
-        for block, forward in zip(skipped, own, strict=True):
-            block.__dict__.pop("forward", None)
-            if forward is not None:
-                block.forward = forward

@@ -197,7 +197,7 @@ def test_mistake_06_no_hook_survives_an_interrupted_generation(error):
         (PROMPTS, {"positions": "last"}, "Unknown positions 'last'"),
         (PROMPTS, {"vector": []}, "No vector"),
         (PROMPTS, {"layer": 3}, "has 3 layers"),
-        (PROMPTS, {"vector": make_vector(width=16)}, "has 16 entries"),
+        (PROMPTS, {"vector": make_vector(width=16)}, r"made on 'tiny-gpt2' \(width 16\)"),
     ],
 )
 def test_unusable_input_of_generate(prompts, change, message):
