@@ -69,7 +69,8 @@ class Change:
         if self in _changes:
             _changes.remove(self)
         if _compiler and not any(other.under_way for other in _changes):
-            _compiler.pop().__exit__(None, None, None)
+            _compiler[0].__exit__(None, None, None)
+            _compiler.clear()
 
 
 def _remove(module, hook):
@@ -107,8 +108,8 @@ def change(model, what=""):
     _changes.append(new)
     try:
         _here.set((*_here.get(), new))
-        if not _compiler:
-            _compiler.append(torch.compiler.set_stance("force_eager"))
+        if not _compiler:  # in one step: whatever is put to sleep is noted down
+            _compiler.extend(map(torch.compiler.set_stance, ["force_eager"]))
         yield new
     finally:
         new.close()
