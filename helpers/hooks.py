@@ -24,13 +24,13 @@ from .models import (
 
 _changes = []  # under way, or left behind by an exception at the worst moment
 _here = ContextVar("changes", default=())  # those of this thread, or of this asyncio task
-_compiler = []  # how compiled code ran before it was put to sleep
+_stance = []  # towards compiled code, before it was told to run as it was written
 
 
 class Change:
     """What one block of code has changed in a model, and how to take it back."""
 
-    def __init__(self, model, mark, what):
+    def __init__(self, model, what, mark):
         self.model, self.what, self.undo, self.closed = decoder(model), what, [], False
         self.mark = weakref.ref(mark)  # dies with the block of code, even where close never ran
 
@@ -45,10 +45,7 @@ class Change:
         return self.under_way and self in _here.get()
 
     def hook(self, register, function, **options):
-        """Register a hook that is deaf to other threads, and once the block of code has ended.
-
-        In a forward pass of another thread a change with a name raises SteeringError.
-        """
+        """Register a hook; a forward pass of another thread does not reach it, or is refused."""
 
         def hook(*args):
             if self.ours:
@@ -56,8 +53,14 @@ class Change:
             if self.under_way and self.what:
                 _refuse_stranger()
 
+        def remove(module=register.__self__):
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for key in [key for key, found in hooks.items() if found is hook]:
+                    del hooks[key]
+                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+
         # Before it is there: an exception from outside can come between any two lines.
-        self.undo.append(lambda: _remove(register.__self__, hook))
+        self.undo.append(remove)
         register(hook, **options)
 
     def close(self):
@@ -68,16 +71,9 @@ class Change:
             step()
         if self in _changes:
             _changes.remove(self)
-        if _compiler and not any(other.under_way for other in _changes):
-            _compiler[0].__exit__(None, None, None)
-            _compiler.clear()
-
-
-def _remove(module, hook):
-    for hooks in (module._forward_hooks, module._forward_pre_hooks):
-        for key in [key for key, found in hooks.items() if found is hook]:
-            del hooks[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)
+        if _stance and not any(other.under_way for other in _changes):
+            _stance[0].__exit__(None, None, None)
+            _stance.clear()
 
 
 def _refuse_stranger():
@@ -85,10 +81,6 @@ def _refuse_stranger():
         "Another thread is steering or reading this model. Take turns, or load the model twice; "
         "a thread that is to be steered needs the `with` block in the function that it runs."
     )
-
-
-class _Mark:
-    """Lives as long as the frame of the block of code that made it."""
 
 
 @contextmanager
@@ -101,15 +93,15 @@ def change(model, what=""):
     """
     for left in [other for other in _changes if not other.under_way]:
         left.close()
-    mark = _Mark()
-    new = Change(model, mark, what)
+    mark = set()  # lives as long as this frame
+    new = Change(model, what, mark)
     if any(other.model is new.model and not other.ours for other in _changes):
         _refuse_stranger()
     _changes.append(new)
     try:
         _here.set((*_here.get(), new))
-        if not _compiler:  # in one step: whatever is put to sleep is noted down
-            _compiler.extend(map(torch.compiler.set_stance, ["force_eager"]))
+        if not _stance:  # in one step: what is told is noted down
+            _stance.extend(map(torch.compiler.set_stance, ["force_eager"]))
         yield new
     finally:
         new.close()
@@ -120,13 +112,12 @@ def refuse_inside_steer(model):
     part = decoder(model)
     if any(other.what == "steer" and other.model is part and other.under_way for other in _changes):
         raise SteeringError(
-            "This compares with the unsteered model, but a `with steer(...)` block is under way: "
-            "call it outside of the block."
+            "This compares with the unsteered model: call it outside of `with steer(...)`."
         )
 
 
 @contextmanager
-def hooked(model, what, hooks, before=None, after=None, prepend=False):
+def hooked(model, what, hooks, scope=None, prepend=False):
     """Hooks at the output of blocks, inside a ``with`` block.
 
     Parameters
@@ -134,9 +125,8 @@ def hooked(model, what, hooks, before=None, after=None, prepend=False):
     hooks : dict of int to callable
         For a layer a function of the hidden state [batch, token, d_model]; what it returns
         replaces the hidden state, unless it is None.
-    before, after : callable, optional
-        Called at the start of each forward pass with the arguments of the decoder by name, and
-        at its end with the output.
+    scope : Scope, optional
+        Is told the arguments of each forward pass of the decoder, and its output.
     prepend : bool
         First in line: whoever else listens to these blocks hears the replaced stream.
 
@@ -144,29 +134,25 @@ def hooked(model, what, hooks, before=None, after=None, prepend=False):
     at the end if there was no pass at all: then another model ran, or a copy of this one.
     """
     part, config, n_layer = decoder(model), model.config.get_text_config(), len(blocks(model))
-    arguments = signature(part.forward)
+    arguments, heard, ever = signature(part.forward), set(), set()
     check_depth(model)
-    heard, ever = set(), set()
 
     def begin(module, args, kwargs):
         heard.clear()
-        if before is not None:
-            before(arguments.bind_partial(*args, **kwargs).arguments)
+        if scope is not None:
+            scope.begin(arguments.bind_partial(*args, **kwargs).arguments)
 
-    def listener(layer, replace):
-        def hook(module, args, output):
-            heard.add(layer)
-            hidden = replace(hidden_state(output))
-            return None if hidden is None else with_hidden_state(output, hidden)
-
-        return hook
+    def listen(layer, replace, module, args, output):
+        heard.add(layer)
+        hidden = replace(hidden_state(output))
+        return None if hidden is None else with_hidden_state(output, hidden)
 
     def end(module, args, output):
         ever.update(heard)
         # Assisted generation drafts with the first layers alone, then reads with all of them.
         check({layer for layer in hooks if layer < config.num_hidden_layers} - heard)
-        if after is not None:
-            after(output)
+        if scope is not None:
+            scope.end(output)
 
     def check(missed):
         if missed:
@@ -182,7 +168,7 @@ def hooked(model, what, hooks, before=None, after=None, prepend=False):
         ours.hook(part.register_forward_pre_hook, begin, with_kwargs=True)
         for layer, replace in hooks.items():
             register = blocks(model)[layer].register_forward_hook
-            ours.hook(register, listener(layer, replace), prepend=prepend)
+            ours.hook(register, partial(listen, layer, replace), prepend=prepend)
         ours.hook(part.register_forward_hook, end)
         yield
         check(set(hooks) - ever)

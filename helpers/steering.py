@@ -54,7 +54,7 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
         return add
 
     pushes = {at: adder(delta) for at, delta in deltas.items()}
-    with hooked(model, "steer", pushes, scope.begin, scope.end, prepend=True):
+    with hooked(model, "steer", pushes, scope, prepend=True):
         yield
 
 

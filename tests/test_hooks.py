@@ -391,7 +391,10 @@ def test_what_compares_with_the_unsteered_model_is_refused_inside():
         "price": lambda: price(model, tokenizer(), [SteeredText("The", " a b", " c d")]),
     }
     for name, use in inside.items():
-        with no_hook_left(model), pytest.raises(SteeringError, match="call it outside"):
+        with (
+            no_hook_left(model),
+            pytest.raises(SteeringError, match="call it outside of .with steer"),
+        ):
             with steer(model, V, FORCE):
                 use()
         with ablate(model, V):  # which changes both sides alike
