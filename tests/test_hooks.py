@@ -393,7 +393,7 @@ def test_what_compares_with_the_unsteered_model_is_refused_inside():
     for name, use in inside.items():
         with (
             no_hook_left(model),
-            pytest.raises(SteeringError, match="call it outside of .with steer"),
+            pytest.raises(SteeringError, match="outside of .with steer"),
         ):
             with steer(model, V, FORCE):
                 use()
