@@ -7,6 +7,7 @@ blocks, for what a block returned, and for padded batches of tokens.
 import hashlib
 import os
 import re
+import textwrap
 import threading
 import warnings
 from pathlib import Path
@@ -57,7 +58,8 @@ def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
             "helpers first, or set OMP_WAIT_POLICY=PASSIVE before Python starts.",
             stacklevel=2,
         )
-    name = os.environ.get("STEERING_MODEL") or "pocket" if name is None else name
+    if name is None:
+        name = os.environ.get("STEERING_MODEL") or "pocket"
     if not isinstance(name, (str, Path)) or not str(name).strip():
         raise SteeringError(f"{name!r} names no model: try 'pocket', which needs no network.")
     if device is None:
@@ -90,9 +92,11 @@ def _load(name, device, dtype, device_map) -> tuple:
             raise SteeringError("no config.json can be read there.")
         trouble = None if found else _ask_hub(name)
         options = {"trust_remote_code": False, "local_files_only": trouble is not None}
-        if AutoConfig.from_pretrained(source, **options).is_encoder_decoder:
+        config = AutoConfig.from_pretrained(source, **options)
+        part, trouble = "architecture", None
+        if config.is_encoder_decoder:
             raise SteeringError("it is an encoder-decoder, and steering needs a decoder.")
-        part, trouble = "tokenizer", None
+        part = "tokenizer"
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         special = tokenizer.all_special_tokens
         if tokenizer.pad_token_id is None:  # masks hide it, so any special token will do
@@ -109,18 +113,18 @@ def _load(name, device, dtype, device_map) -> tuple:
             if wrong := [key for key in wrong if not _CONSTANT.search(key)]:
                 raise SteeringError(f"{len(wrong)} {fault}, such as {', '.join(wrong[:3])}.")
         part = "architecture"
-        check_causal(model if device_map else model.to(device))
+        check_causal(model.to(device) if device_map is None else model)
     except Exception as error:
-        cause = " ".join(str(trouble or error).split())[:300].rstrip(".")
+        cause = textwrap.shorten(str(trouble or error), 300, placeholder=" …").rstrip(".")
         where = "looked for a local folder of that name and on the Hugging Face hub (check the "
-        where = "the folder was found" if found else where + "spelling and the network)"
+        where = "the path was found" if found else where + "spelling and the network)"
         raise SteeringError(
             f"No causal language model could be loaded as {name[:200]!r}: {where}, but its {part} "
             f"cannot be used: {cause}. The model 'pocket' is bundled and needs no network."
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-        if bars_were_on:
+        if name == "pocket" and bars_were_on:
             transformers_logging.enable_progress_bar()
     model.config._name_or_path = name
     return model.eval().requires_grad_(False), tokenizer
@@ -132,7 +136,8 @@ def _ask_hub(name, seconds=4) -> Exception | None:
 
     def ask():
         try:
-            answer[0] = get_hf_file_metadata(hf_hub_url(name, "config.json")) and None
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+            answer[0] = None
         except Exception as error:
             answer[0] = error
 

@@ -143,8 +143,8 @@ def refusal(name, **kwargs):
     message = str(caught.value)
     assert "'pocket'" in message and "needs no network" in message and "\n" not in message
     if os.path.exists(str(name)):
-        assert "the folder was found, but" in message
-        assert "spelling" not in message and "hub" not in message
+        assert "the path was found, but" in message
+        assert "spelling" not in message and "Hugging Face hub" not in message
     return message
 
 
@@ -262,7 +262,7 @@ def test_other_models_that_read_both_ways_are_refused():
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_an_encoder_decoder_is_refused(family, tmp_path):
     AutoConfig.for_model(family).save_pretrained(tmp_path)
-    assert "is an encoder-decoder" in refusal(tmp_path)
+    assert "its architecture cannot be used: it is an encoder-decoder" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -307,6 +307,13 @@ def test_a_model_without_its_weights_is_refused(where, llama_folder):
     assert "meta" in refusal(llama_folder, device_map=where)
     with pytest.raises(SteeringError, match="GPT2LMHeadModel cannot read a text.*meta"):
         models.check_causal(new_model().to("meta"))
+
+
+@pytest.mark.parametrize("where", ["nowhere", 5, {"": "gpu"}, []])
+def test_a_device_map_that_is_none_is_refused(where, llama_folder):
+    assert "its weights (safetensors only) cannot be used: " in refusal(
+        llama_folder, device_map=where
+    )
 
 
 def test_weights_that_accelerate_keeps_on_the_disk_are_fine(llama_folder):
