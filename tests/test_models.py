@@ -16,7 +16,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from helpers import models
@@ -259,10 +264,15 @@ def test_other_models_that_read_both_ways_are_refused():
             models.check_causal(tiny_encoder(family).base_model)
 
 
+SMALL = {"vocab_size": 8192, "d_model": 32, "num_layers": 1, "d_kv": 16, "d_ff": 64, "num_heads": 2}
+SMALL |= {f"{part}_layers": 1 for part in ("encoder", "decoder")}
+
+
 @pytest.mark.parametrize("family", ["t5", "bart"])
 def test_an_encoder_decoder_is_refused(family, tmp_path):
-    AutoConfig.for_model(family).save_pretrained(tmp_path)
-    assert "its architecture cannot be used: it is an encoder-decoder" in refusal(tmp_path)
+    config = AutoConfig.for_model(family, **SMALL)
+    folder = saved(AutoModelForSeq2SeqLM.from_config(config), tmp_path)
+    assert "its architecture cannot be used: it is an encoder-decoder" in refusal(folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
