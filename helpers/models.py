@@ -6,18 +6,24 @@ blocks, for what a block returned, and for padded batches of tokens.
 
 import hashlib
 import os
+import re
+import textwrap
+import threading
 import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import TORCH_CAME_FIRST
 
 POCKET = Path(__file__).parent / "pocket"
+_DTYPES = ("float32", "float64", "float16", "bfloat16", "auto")
+# Older files hold these; nothing was learned in them.
+_CONSTANT = re.compile(r"\b(attn|attention)\.(masked_)?bias$|inv_freq$")
 
 
 class SteeringError(ValueError):
@@ -35,15 +41,16 @@ def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
     device : str, optional
         Default: environment variable ``STEERING_DEVICE``, else ``"cuda"``, ``"mps"`` or
         ``"cpu"``, the first that this machine has.
-    dtype : torch.dtype, optional
+    dtype : torch.dtype or str, optional
         Default: float32 on CPU and MPS, where half precision is slow or not reproducible;
-        the checkpoint's own on CUDA.
+        ``"auto"``, the checkpoint's own, on CUDA.
     device_map : str or dict, optional
         Passed to Accelerate, for a model that needs several GPUs; replaces ``device``.
 
     Returns the model in evaluation mode with gradients off, and the tokenizer with a padding
-    token. Raises SteeringError if nothing can be loaded under this name. Warns if torch was
-    imported before ``helpers``, which is then slow beside a busy process.
+    token. Raises SteeringError, with the cause, unless all weights are found and fit and the
+    model passes ``check_causal``. Warns if torch was imported before ``helpers``, which is then
+    slow beside a busy process.
     """
     if TORCH_CAME_FIRST:
         warnings.warn(
@@ -51,43 +58,119 @@ def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
             "helpers first, or set OMP_WAIT_POLICY=PASSIVE before Python starts.",
             stacklevel=2,
         )
-    name = str(name or os.environ.get("STEERING_MODEL") or "pocket")
-    bundled = name == "pocket"
-    source = POCKET if bundled else name
-    device = device or os.environ.get("STEERING_DEVICE") or _best_device()
+    if name is None:
+        name = os.environ.get("STEERING_MODEL") or "pocket"
+    if not isinstance(name, (str, Path)) or not str(name).strip():
+        raise SteeringError(f"{name!r} names no model: try 'pocket', which needs no network.")
+    if device is None:
+        gpus = [gpu for gpu in ("cuda", "mps") if getattr(torch, gpu).is_available()]
+        device = os.environ.get("STEERING_DEVICE") or [*gpus, "cpu"][0]
     if dtype is None:
         on_gpu = device_map is not None or str(device).startswith("cuda")
-        dtype = "auto" if on_gpu and not bundled else torch.float32
-    bars_were_on = transformers_logging.is_progress_bar_enabled()
-    if bundled:  # it loads in a second; a bar would only be noise
-        transformers_logging.disable_progress_bar()
+        dtype = "auto" if on_gpu and str(name) != "pocket" else torch.float32
+    kind = str(dtype).removeprefix("torch.")
+    if kind not in _DTYPES:
+        raise SteeringError(f"dtype {dtype!r} cannot be used: give one of {', '.join(_DTYPES)}.")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, device_map=device_map, use_safetensors=True
-        )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        cause = str(error).strip().split("\n")[0]
+        if device_map is None:  # there and back, as tensors will go
+            torch.zeros(1, device=str(device)).item()
+    except Exception as error:
+        raise SteeringError(f"Device {device!r} cannot be used, 'cpu' can: {error}") from error
+    return _load(str(name), str(device), kind, device_map)
+
+
+def _load(name, device, dtype, device_map) -> tuple:
+    """The model and its tokenizer, whole, or one error that says which part failed and why."""
+    source = str(POCKET) if name == "pocket" else name
+    found, trouble, part = os.path.exists(source), None, "configuration"
+    bars_were_on = transformers_logging.is_progress_bar_enabled()
+    verbosity = transformers_logging.get_verbosity()
+    try:
+        if name == "pocket":  # it loads in a second; a bar would only be noise
+            transformers_logging.disable_progress_bar()
+        if found and not os.path.isfile(os.path.join(source, "config.json")):
+            raise SteeringError("no config.json can be read there.")
+        trouble = None if found else _ask_hub(name)
+        options = {"trust_remote_code": False, "local_files_only": trouble is not None}
+        config = AutoConfig.from_pretrained(source, **options)
+        part, trouble = "architecture", None
+        if config.is_encoder_decoder:
+            raise SteeringError("it is an encoder-decoder, and steering needs a decoder.")
+        part = "tokenizer"
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        special = tokenizer.all_special_tokens
+        if tokenizer.pad_token_id is None:  # masks hide it, so any special token will do
+            tokenizer.pad_token = tokenizer.eos_token or next(iter(special), None)
+        if len(tokenizer) <= len(special) or tokenizer.pad_token_id is None:
+            raise SteeringError('it has no words (is tokenizer.json there?) or no "pad_token".')
+        part = "weights (safetensors only)"
+        transformers_logging.set_verbosity_error()  # or its table of keys comes before our error
+        options |= {"dtype": dtype, "device_map": device_map, "use_safetensors": True}
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, keys = AutoModelForCausalLM.from_pretrained(source, **options)
+        for fault in ("missing", "mismatched", "unexpected"):
+            wrong = sorted(map(str, keys[f"{fault}_keys"]))
+            if wrong := [key for key in wrong if not _CONSTANT.search(key)]:
+                raise SteeringError(f"{len(wrong)} {fault}, such as {', '.join(wrong[:3])}.")
+        part = "architecture"
+        check_causal(model.to(device) if device_map is None else model)
+    except Exception as error:
+        cause = textwrap.shorten(str(trouble or error), 300, placeholder=" …").rstrip(".")
+        where = "looked for a local folder of that name and on the Hugging Face hub (check the "
+        where = "the path was found" if found else where + "spelling and the network)"
         raise SteeringError(
-            f"No causal language model could be loaded as {name!r}: looked for a local folder of "
-            f"that name and on the Hugging Face hub. Check the spelling and the network, or use "
-            f"'pocket', which is bundled and needs no network. (Cause: {cause})"
+            f"No causal language model could be loaded as {name[:200]!r}: {where}, but its {part} "
+            f"cannot be used: {cause}. The model 'pocket' is bundled and needs no network."
         ) from error
     finally:
-        if bars_were_on:
+        transformers_logging.set_verbosity(verbosity)
+        if name == "pocket" and bars_were_on:
             transformers_logging.enable_progress_bar()
-    if device_map is None:
-        model.to(device)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.config._name_or_path = name
     return model.eval().requires_grad_(False), tokenizer
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _ask_hub(name, seconds=4) -> Exception | None:
+    """What hinders reading this name from the hub; asked once, in a thread, as it may hang."""
+    answer = [TimeoutError(f"the hub did not answer within {seconds} seconds")]
+
+    def ask():
+        try:
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+            answer[0] = None
+        except Exception as error:
+            answer[0] = error
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer[0]
+
+
+@torch.no_grad()
+def check_causal(model) -> None:
+    """Raise SteeringError unless the model reads from left to right, as encoders do not.
+
+    What it says at the first of eight tokens must not change with the other seven. One forward
+    pass on two such rows; leaves the model as it was.
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        weight = model.get_input_embeddings().weight
+        rows = torch.tensor([[1] * 8, [1] + [len(weight) // 2] * 7])
+        rows = rows.to("cpu" if weight.is_meta else weight.device)
+        output = model.eval()(input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False)
+        first, second = output[0][:, 0].float().cpu()
+    except Exception as error:
+        raise SteeringError(f"{type(model).__name__} cannot read a text: {error}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not (first - second).abs().max() <= 1e-3 * first.abs().max():  # NaN passes no test
+        raise SteeringError(
+            f"What {type(model).__name__} says at a token depends on the tokens after it, as in an "
+            "encoder such as BERT, or is no number: steering needs a decoder."
+        )
 
 
 def model_name(model) -> str:

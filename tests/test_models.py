@@ -1,18 +1,43 @@
+import json
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
+from functools import partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+)
+from transformers.utils import logging as transformers_logging
 
 from helpers import models
 from helpers.models import SteeringError, fingerprint, load_model
-from tiny_models import DEPTH, FAMILIES, PROMPTS, WIDTH, new_model, tiny_model, tokenizer
+from tiny_models import (
+    DEPTH,
+    FAMILIES,
+    PROMPTS,
+    WIDTH,
+    hooks,
+    logits_of,
+    new_model,
+    tiny_model,
+    token_ids,
+    tokenizer,
+)
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +121,558 @@ def test_damaged_weights_give_the_same_error(llama_folder, tmp_path):
 def test_a_folder_without_a_model_gives_the_same_error(tmp_path):
     with pytest.raises(SteeringError, match="could be loaded as.*'pocket'"):
         load_model(str(tmp_path))
+
+
+# -- Right or refused: weights
+
+
+def saved(model, folder):
+    """A model as a user would save it, with the bundled tokenizer beside it."""
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def edit(folder, file="config.json", **changes):
+    """Change entries of a JSON file; None takes an entry away."""
+    path = Path(folder, file)
+    entries = json.loads(path.read_text(encoding="utf-8")) | changes
+    entries = {name: value for name, value in entries.items() if value is not None}
+    path.write_text(json.dumps(entries), encoding="utf-8")
+
+
+def refusal(name, **kwargs):
+    """The message with which load_model refuses; of a folder it never doubts the spelling."""
+    with pytest.raises(SteeringError) as caught:
+        load_model(name, **kwargs)
+    message = str(caught.value)
+    assert "'pocket'" in message and "needs no network" in message and "\n" not in message
+    if os.path.exists(str(name)):
+        assert "the path was found, but" in message
+        assert "spelling" not in message and "Hugging Face hub" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_layer": 14}, "weights.*24 missing, such as transformer.h.12.attn.c_attn.bias, "),
+        ({"n_layer": 8}, r"weights.*\d\d unexpected, such as transformer.h.10.attn.c_"),
+        ({"n_layer": 6}, r"weights.*\d\d unexpected, such as transformer.h.10.attn.c_"),
+        ({"n_embd": 96}, r"weights.*\d{3} mismatched, such as .*\[192\].*\[96\]"),
+        ({"vocab_size": 100}, r"weights.*1 mismatched, such as .*wte.weight.*\[8192, 192\]"),
+    ],
+)
+def test_weights_that_do_not_fit_the_configuration(changes, message, tmp_path, capfd):
+    shutil.copytree(models.POCKET, tmp_path, dirs_exist_ok=True)
+    edit(tmp_path, **changes)
+    capfd.readouterr()
+    assert re.search(message, refusal(tmp_path))
+    assert "MISSING" not in capfd.readouterr().err  # transformers' table of keys
+
+
+def test_a_model_saved_without_its_head_is_refused(tmp_path):
+    folder = saved(new_model("llama").model, tmp_path)
+    assert re.search("weights.*1 missing, such as lm_head.weight", refusal(folder))
+
+
+def as_on_the_hub(folder, rename=str, **constants):
+    """Rewrite a file of weights as older releases wrote it, with constants in every block."""
+    path = Path(folder, "model.safetensors")
+    weights = {rename(name): tensor for name, tensor in load_file(path).items()}
+    for name, tensor in constants.items():
+        weights |= {name.format(layer): tensor.clone() for layer in range(3)}
+    save_file(weights, path, {"format": "pt"})
+
+
+MASK, NUMBER = torch.ones(1, 1, 64, 64).tril(), torch.tensor(-1e4)
+OLD_FILES = {
+    "gpt2": {"h.{}.attn.bias": MASK, "h.{}.attn.masked_bias": NUMBER},
+    "gptj": {"transformer.h.{}.attn.bias": MASK, "transformer.h.{}.attn.masked_bias": NUMBER},
+    "gpt_neox": {
+        "gpt_neox.layers.{}.attention.bias": MASK,
+        "gpt_neox.layers.{}.attention.masked_bias": NUMBER,
+        "gpt_neox.layers.{}.attention.rotary_emb.inv_freq": torch.ones(4),
+    },
+    "llama": {"model.layers.{}.self_attn.rotary_emb.inv_freq": torch.ones(8)},
+    "falcon": {"transformer.h.{}.self_attention.rotary.inv_freq": torch.ones(8)},
+    "gpt_neo": {
+        "transformer.h.{}.attn.attention.bias": MASK,
+        "transformer.h.{}.attn.attention.masked_bias": NUMBER,
+    },
+}
+
+
+@pytest.mark.parametrize("family", OLD_FILES)
+def test_files_as_they_lie_on_the_hub_are_whole(family, tmp_path):
+    folder = saved(new_model(family), tmp_path)
+    assert family != "gpt2" or not any(
+        "lm_head" in key for key in load_file(f"{folder}/model.safetensors")
+    )
+    prefix = "transformer." if family == "gpt2" else ""  # the file of GPT-2 has none
+    as_on_the_hub(folder, lambda key: key.removeprefix(prefix), **OLD_FILES[family])
+    model, _ = load_model(folder)
+    assert fingerprint(model) == fingerprint(new_model(family))
+    ids = token_ids("The soup was")
+    assert logits_of(model, ids).equal(logits_of(new_model(family), ids))
+
+
+def test_weights_in_several_files_are_whole_or_refused(tmp_path):
+    new_model().save_pretrained(tmp_path, max_shard_size="50KB")
+    tokenizer().save_pretrained(tmp_path)
+    assert fingerprint(load_model(tmp_path)[0]) == fingerprint(new_model())
+    next(tmp_path.glob("model-00002-*")).unlink()
+    assert re.search("weights.*model-00002", refusal(tmp_path))
+
+
+# -- Right or refused: what reads from left to right
+
+
+def tiny_encoder(family, **options):
+    """A random model of another kind, as small as the shared ones, without special setting."""
+    sizes = {
+        "vocab_size": len(tokenizer()),
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "pad_token_id": 0,
+    }
+    config = AutoConfig.for_model(family, **(sizes | options))
+    return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra", "rembert"])
+def test_an_encoder_is_refused_and_its_decoder_is_not(family, tmp_path):
+    encoder = tiny_encoder(family)
+    folder = saved(encoder, tmp_path)
+    message = refusal(folder)
+    name = type(encoder).__name__
+    assert re.search(f"architecture.*{name}.*depends on the tokens after it.*encoder", message)
+    edit(folder, is_decoder=True)
+    models.check_causal(load_model(folder)[0])
+
+
+def test_other_models_that_read_both_ways_are_refused():
+    config = AutoConfig.for_model(
+        "xlnet", vocab_size=99, d_model=32, n_layer=2, n_head=2, d_inner=64
+    )
+    with pytest.raises(SteeringError, match="XLNetLMHeadModel.*after it"):
+        models.check_causal(AutoModelForCausalLM.from_config(config))
+    for family in ("bert", "roberta"):  # without the head, too
+        with pytest.raises(SteeringError, match="after it"):
+            models.check_causal(tiny_encoder(family).base_model)
+
+
+SMALL = {"vocab_size": 8192, "d_model": 32, "num_layers": 1, "d_kv": 16, "d_ff": 64, "num_heads": 2}
+SMALL |= {f"{part}_layers": 1 for part in ("encoder", "decoder")}
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_is_refused(family, tmp_path):
+    config = AutoConfig.for_model(family, **SMALL)
+    folder = saved(AutoModelForSeq2SeqLM.from_config(config), tmp_path)
+    assert "its architecture cannot be used: it is an encoder-decoder" in refusal(folder)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_decoders_of_every_family_are_causal(family, dtype):
+    models.check_causal(new_model(family).to(dtype))
+
+
+def test_state_spaces_and_experts_are_causal():
+    mamba = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
+    experts = FAMILIES["llama"] | {"vocab_size": 99, "num_local_experts": 4}
+    for family, sizes in {"mamba": mamba, "mixtral": experts}.items():
+        config = AutoConfig.for_model(family, **sizes)
+        models.check_causal(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("make", [new_model, partial(tiny_encoder, "bert")])
+def test_the_check_leaves_no_trace(make):
+    model = make().train().requires_grad_(True)  # dropout on: two passes would differ
+    model.get_input_embeddings().eval()
+    modes = [module.training for module in model.modules()]
+    before, weights = hooks(model), fingerprint(model)
+    if make is new_model:
+        models.check_causal(model)
+    else:
+        with pytest.raises(SteeringError):
+            models.check_causal(model)
+    assert modes == [module.training for module in model.modules()] and not all(modes)
+    assert hooks(model) == before and fingerprint(model) == weights
+    assert torch.is_grad_enabled()
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    model = new_model()
+    model.transformer.h[1].ln_1.weight.fill_(torch.nan)
+    assert "is no number" in refusal(saved(model, tmp_path))
+
+
+@pytest.mark.parametrize("where", ["meta", {"": "meta"}])
+def test_a_model_without_its_weights_is_refused(where, llama_folder):
+    assert "meta" in refusal(llama_folder, device_map=where)
+    with pytest.raises(SteeringError, match="GPT2LMHeadModel cannot read a text.*meta"):
+        models.check_causal(new_model().to("meta"))
+
+
+@pytest.mark.parametrize("where", ["nowhere", 5, {"": "gpu"}, []])
+def test_a_device_map_that_is_none_is_refused(where, llama_folder):
+    assert "its weights (safetensors only) cannot be used: " in refusal(
+        llama_folder, device_map=where
+    )
+
+
+def test_weights_that_accelerate_keeps_on_the_disk_are_fine(llama_folder):
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    places |= {name: "cpu" for name in ("model.layers.2", "model.norm", "lm_head")}
+    model, _ = load_model(llama_folder, device_map=places | {"model.rotary_emb": "cpu"})
+    assert next(model.model.layers[1].parameters()).is_meta
+    ids = token_ids("The soup was")
+    assert logits_of(model, ids).equal(logits_of(new_model("llama"), ids))
+
+
+# -- Right or refused: arguments
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("Something was loaded.")
+
+    for kind in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
+        monkeypatch.setattr(kind, "from_pretrained", refuse)
+
+
+NO_DTYPES = ["float99", "int32", torch.int32, torch.int8, torch.bool, bool, 5, "", "Linear"]
+
+
+@pytest.mark.parametrize("dtype", [*NO_DTYPES, torch.complex64, torch.float8_e4m3fn, [], False])
+def test_a_dtype_that_is_none_is_refused(dtype, nothing_is_loaded):
+    message = (
+        f"dtype {re.escape(repr(dtype))} cannot be used: give one of .*float32.*bfloat16.*auto"
+    )
+    with pytest.raises(SteeringError, match=message):
+        load_model(dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "loaded"),
+    [
+        ("float32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        (torch.float64, torch.float64),
+        ("auto", torch.float16),  # as it is stored
+        (torch.float16, torch.float16),
+        (None, torch.float32),
+    ],
+)
+def test_a_dtype_may_be_a_name(dtype, loaded):
+    assert load_model("pocket", device="cpu", dtype=dtype)[0].dtype == loaded
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", 5, 0, True, "", "cpu:x", [], 1.5])
+def test_an_unusable_device_is_refused(device, nothing_is_loaded, monkeypatch):
+    message = f"Device {re.escape(repr(device))} cannot be used, 'cpu' can: .*[a-z]{{3}}"
+    with pytest.raises(SteeringError, match=message):
+        load_model(device=device)
+    if isinstance(device, str) and device:
+        monkeypatch.setenv("STEERING_DEVICE", device)
+        with pytest.raises(SteeringError, match=message):
+            load_model()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda")])
+def test_a_device_that_this_machine_lacks_is_refused(device, nothing_is_loaded):
+    with pytest.raises(SteeringError, match="'cpu' can: .*(CUDA|NVIDIA)"):
+        load_model(device=device)
+
+
+def test_a_device_may_be_a_torch_device():
+    assert load_model(device=torch.device("cpu"))[0].device.type == "cpu"
+
+
+@pytest.mark.parametrize("name", [5, 0, "", "  ", "\n", b"pocket", ["pocket"], {}, True, object])
+def test_what_is_no_name_is_refused(name, nothing_is_loaded):
+    with pytest.raises(SteeringError, match=f"{re.escape(repr(name))} names no model.*'pocket'"):
+        load_model(name)
+
+
+NO_NAMES = ["/no/such/folder", "./here", "a\0b", "x" * 10**6, "https://host/name", "\ud800", "ü"]
+
+
+@pytest.mark.parametrize(
+    "name", [*NO_NAMES, "..\\model", "a/b/c", "~", "-", "a b", Path("no/such")]
+)
+def test_odd_names_give_the_same_error(name):
+    assert len(refusal(name)) < 1500
+    assert "local folder of that name and on the Hugging Face hub (check the" in refusal(name)
+
+
+# -- Right or refused: files
+
+
+def cut(file, share=0.5):
+    return lambda folder: (folder / file).write_bytes(
+        (whole := (folder / file).read_bytes())[: int(share * len(whole))]
+    )
+
+
+def write(file, text):
+    return lambda folder: (folder / file).write_text(text)
+
+
+def drop(*files):
+    return lambda folder: [path.unlink() for file in files for path in folder.glob(file)]
+
+
+def pickled(folder):
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def quantised(method):
+    return partial(edit, quantization_config={"quant_method": method, "load_in_4bit": True})
+
+
+CODE = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
+DAMAGES = {
+    "half of the weights": (cut("model.safetensors"), "weights.*(?i:safetensor|deserial)"),
+    "weights cut in the header": (cut("model.safetensors", 0.001), "weights.*(?i:header|deserial)"),
+    "no weights": (drop("model.safetensors"), "weights.*no file named model.safetensors"),
+    "only pickled weights": (pickled, r"weights \(safetensors only\).*no file named model.saf"),
+    "half of the tokenizer": (cut("tokenizer.json"), "its tokenizer cannot be used: ."),
+    "an empty tokenizer": (write("tokenizer.json", "{}"), "its tokenizer cannot be used: ."),
+    "no tokenizer": (drop("token*"), r"its tokenizer.*no words \(is tokenizer.json there"),
+    "no tokenizer.json": (drop("tokenizer.json"), "its tokenizer cannot be used: ."),
+    "no tokenizer settings": (write("tokenizer_config.json", "{"), "its tokenizer .*: ."),
+    "no JSON": (write("config.json", "{no"), "its configuration.*not a valid JSON file"),
+    "a list": (write("config.json", "[]"), "its configuration cannot be used: ."),
+    "no configuration": (drop("config.json"), "its configuration.*no config.json"),
+    "nothing": (drop("*"), "its configuration.*no config.json can be read"),
+    "no kind": (partial(edit, model_type=None), "its configuration.*model_type"),
+    "an unknown kind": (partial(edit, model_type="fancy"), "its configuration.*`fancy`"),
+    "another kind": (partial(edit, model_type="vit"), "its weights.*ViTConfig"),
+    "its own code": (
+        partial(edit, model_type="fancy", auto_map=CODE),
+        "its configuration.*(custom code|fancy)",
+    ),
+    "a size that cannot be": (partial(edit, n_head=5), "its weights.*divisible by"),
+    "a package that is missing": (quantised("bitsandbytes"), "its weights.*bitsandbytes"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_with_its_cause(damage, tmp_path, monkeypatch, no_network):
+    monkeypatch.setattr("builtins.input", lambda *prompt: pytest.fail("A question was asked."))
+    saved(new_model(), tmp_path)
+    act, message = DAMAGES[damage]
+    act(tmp_path)
+    assert re.search(message, refusal(tmp_path))
+
+
+def test_a_file_is_no_folder(llama_folder):
+    for file in ("config.json", "model.safetensors"):
+        assert "no config.json can be read" in refusal(llama_folder / file)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_a_folder_that_may_not_be_read_is_refused(llama_folder, tmp_path):
+    shutil.copytree(llama_folder, tmp_path / "closed")
+    (tmp_path / "closed").chmod(0)
+    assert "no config.json can be read" in refusal(tmp_path / "closed")
+    (tmp_path / "closed").chmod(0o700)
+
+
+# -- Padding
+
+
+TOKEN = re.compile('"(bos|eos|pad|unk)_token": ')
+
+
+def with_tokens(folder, *kept):
+    """The bundled tokenizer with only some of its special tokens, beside a tiny model."""
+    saved(new_model(), folder)
+    for file in models.POCKET.glob("token*"):
+        shutil.copy(file, folder)
+    names = ("bos_token", "eos_token", "pad_token", "unk_token")
+    edit(folder, "tokenizer_config.json", **{name: None for name in names if name not in kept})
+
+
+@pytest.mark.parametrize("kept", ["eos_token", "bos_token", "unk_token", "pad_token"])
+def test_any_special_token_serves_for_padding(kept, tmp_path):
+    with_tokens(tmp_path, kept)
+    model, tok = load_model(tmp_path)
+    assert tok.pad_token == "<|endoftext|>" and tok.pad_token_id == 0
+    assert set(tok.all_special_tokens) == {"<|endoftext|>"}  # no word became one
+    batch = models.encode(model, tok, PROMPTS)
+    for row, prompt in enumerate(PROMPTS):
+        ids = batch["input_ids"][row, batch["attention_mask"][row].bool()]
+        assert ids.tolist() == tokenizer()(prompt)["input_ids"]
+
+
+def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tmp_path):
+    with_tokens(tmp_path)
+    edit(tmp_path, "tokenizer.json", added_tokens=[])
+    assert 'no "pad_token"' in refusal(tmp_path)
+
+
+def test_the_bundled_tokenizer_gives_ids_and_mask_only():
+    """Of token_type_ids GPT-2 would add an embedding to every token."""
+    settings = json.loads((models.POCKET / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]
+    tok = load_model("pocket", device="cpu")[1]
+    assert (
+        list(tok("The soup was"))
+        == list(tok(PROMPTS, padding=True))
+        == [
+            "input_ids",
+            "attention_mask",
+        ]
+    )
+
+
+# -- The hub, without a network
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Point every request to this address, as if it were the hub, until the test is over."""
+
+    def point(address):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        host = huggingface_hub.constants.ENDPOINT
+        for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
+            value = getattr(huggingface_hub.constants, name)
+            monkeypatch.setattr(huggingface_hub.constants, name, value.replace(host, address))
+
+    for proxy in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
+        monkeypatch.delenv(proxy, raising=False)
+    return point
+
+
+def seconds_to_refuse(name, message):
+    start = time.monotonic()
+    assert re.search(message, refusal(name))
+    return time.monotonic() - start
+
+
+def test_a_name_that_resolves_to_nothing_is_refused_at_once(hub, monkeypatch):
+    def fail(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    hub("http://hub.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    message = "'no-such-model'.*hub.*network.*configuration.*Name or service not known"
+    assert seconds_to_refuse("no-such-model", message) < 3
+
+
+def test_a_hub_that_refuses_connections_is_given_up_at_once(hub):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # but it does not listen
+        hub(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        assert seconds_to_refuse("owner/model", "configuration.*[Rr]efused") < 3
+
+
+def test_a_hub_that_never_answers_is_given_up_soon(hub, monkeypatch):
+    monkeypatch.setattr(models, "_ask_hub", partial(models._ask_hub, seconds=1))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        hub(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert seconds_to_refuse("owner/model", "did not answer within 1 seconds") < 4
+
+
+def test_looking_up_the_hub_may_hang_too(hub, monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(models, "_ask_hub", partial(models._ask_hub, seconds=1))
+    hub("http://hub.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: over.wait(30))
+    assert seconds_to_refuse("owner/model", "did not answer within 1 seconds") < 4
+    over.set()
+
+
+def test_the_hub_is_waited_for_less_than_ten_seconds():
+    assert models._ask_hub.__defaults__[0] <= 5
+
+
+class _NoSuchModel(BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args):
+        pass
+
+
+def test_a_name_that_the_hub_does_not_know_is_said_to_be_unknown(hub):
+    with HTTPServer(("127.0.0.1", 0), _NoSuchModel) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        hub(f"http://127.0.0.1:{server.server_port}")
+        message = "spelling.*404.*Repository Not Found"
+        assert seconds_to_refuse("owner/misspelt", message) < 3
+        server.shutdown()
+
+
+def test_a_model_in_the_cache_loads_while_the_hub_is_silent(hub, tmp_path, monkeypatch):
+    folder = tmp_path / "models--owner--model"
+    saved(new_model(), folder / "snapshots" / "abc")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        hub(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        start = time.monotonic()
+        model, _ = load_model("owner/model")
+    assert time.monotonic() - start < 5
+    assert models.model_name(model) == "owner/model"
+    assert fingerprint(model) == fingerprint(new_model())
+
+
+# -- What load_model leaves as it was
+
+
+@pytest.mark.parametrize("bars", [True, False])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("kind", [AutoConfig, AutoTokenizer, AutoModelForCausalLM])
+def test_transformers_settings_are_restored(kind, error, bars, monkeypatch):
+    before = transformers_logging.is_progress_bar_enabled(), transformers_logging.get_verbosity()
+
+    def fail(*args, **kwargs):
+        raise error("stop")
+
+    def settings(bars, verbosity):
+        change = "enable" if bars else "disable"
+        getattr(transformers_logging, f"{change}_progress_bar")()
+        transformers_logging.set_verbosity(verbosity)
+
+    if error is not None:
+        monkeypatch.setattr(kind, "from_pretrained", fail)
+    try:
+        settings(bars, 20)
+        try:
+            load_model("pocket", device="cpu")
+        except (KeyboardInterrupt, SteeringError) as raised:
+            assert error and isinstance(raised, (SteeringError, error))
+        assert transformers_logging.is_progress_bar_enabled() == bars
+        assert transformers_logging.get_verbosity() == 20
+    finally:
+        settings(*before)
+
+
+# -- The parts of a model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -191,13 +768,6 @@ def test_rows_of_a_batch_are_no_wider_than_the_longest_of_them():
 
 
 # -- Which weights these are
-
-
-def saved(model, folder):
-    """A model as a user would save it, with the bundled tokenizer beside it."""
-    model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return str(folder)
 
 
 def test_a_fingerprint_is_that_of_the_weights_not_of_the_name(tmp_path):
