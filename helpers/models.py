@@ -16,12 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import TORCH_CAME_FIRST
+from .checks import SteeringError
 
 POCKET = Path(__file__).parent / "pocket"
-
-
-class SteeringError(ValueError):
-    """Every error of this package: what went wrong, and what to do about it."""
 
 
 def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
