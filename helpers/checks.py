@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST = torch.finfo(torch.float32).max ** 0.5  # layer norms square what is in the stream
+MOST_FORCE = torch.finfo(torch.float32).max ** 0.5  # layer norms square what is in the stream
 
 
 class SteeringError(ValueError):
@@ -24,23 +24,23 @@ class SteeringError(ValueError):
 def checked(function=None, **own):
     """Decorate a function: its arguments go through the rules of their names.
 
-    ``own`` are rules for names that mean something else in this function. A default passes as it
-    is, None too.
+    ``own`` are rules for names that mean something else in this function. A parameter's default
+    passes as it is, None too.
     """
     if function is None:
         return partial(checked, **own)
-    rules, parameters = {**RULES, **own}, signature(function).parameters
+    parameters = signature(function).parameters
+    rules = {name: rule for name, rule in {**RULES, **own}.items() if name in parameters}
 
     def check(name, value):
-        if name not in rules or name not in parameters or value is parameters[name].default:
-            return value
-        return rules[name](value, name)
+        default = name not in rules or value is parameters[name].default
+        return value if default else rules[name](value, name)
 
     @wraps(function)
     def call(*args, **kwargs):
         given = [check(name, value) for name, value in zip(parameters, args, strict=False)]
         kwargs = {name: check(name, value) for name, value in kwargs.items()}
-        return function(*given, *args[len(given) :], **kwargs)
+        return function(*given, *args[len(given) :], **kwargs)  # too many: Python says so
 
     return call
 
@@ -49,60 +49,59 @@ def finite(result, what, model) -> Tensor:
     """The result of a model; SteeringError if it holds NaN or infinity."""
     if result.isfinite().all():
         return result
-    raise SteeringError(
-        f"The model gives NaN or infinity for {what}: its weights or the force are beyond what "
-        f"{model.dtype} can hold."
-    )
+    message = f"The model gives NaN or infinity for {what}: its weights or the force are"
+    raise SteeringError(f"{message} beyond what {model.dtype} can hold.")
 
 
 def refuse(value, name, wanted):
-    """Raise the SteeringError for a value that is not what it must be."""
+    """Raise the SteeringError for a value that is not what is wanted."""
     raise SteeringError(f"{name} must be {wanted}, got {shown(value)}.")
 
 
 def shown(value) -> str:
     """A value as short text on one line."""
-    return " ".join(reprlib.repr(value).split())
+    return reprlib.repr(value).replace("\n", " ")
 
 
-# -- Numbers
+def rule(wanted, fits):
+    """A rule: what has the attribute ``fits``, or passes that function; stays as it is."""
+
+    def check(value, name):
+        fit = fits(value) if callable(fits) else hasattr(value, fits)
+        return value if fit else refuse(value, name, wanted)
+
+    return check
 
 
 def number(wanted, fits=lambda x: True, kind=Real):
     """A rule: one finite number, no bool, that ``fits``; becomes an int or a float."""
 
-    def rule(value, name):
+    def check(value, name):
         found = _plain(value)
         if isinstance(found, kind) and not isinstance(found, bool):
             if abs(found) < 2**63 and fits(found):  # NaN is not
                 return int(found) if kind is Integral else float(found)
         refuse(value, name, wanted)
 
-    return rule
+    return check
 
 
-def numbers(value, name, bools=False, most=float(2**1023)) -> Tensor:
-    """Finite numbers of any shape: one, nested lists, an array or a tensor; becomes float64."""
-    table = np.asarray(value.tolist() if isinstance(value, Tensor) else value, dtype=object)
-    found = [_plain(entry) for entry in table.flat]
-    for entry in found:
-        if not isinstance(entry, Real) or isinstance(entry, bool) > bools:
-            refuse(value, name, "numbers: one, a list, an array or a tensor of them")
-        if not abs(entry) <= most:
-            one, bound = name.removesuffix("s"), f" of at most {most:.2g}" if most == MOST else ""
-            raise SteeringError(f"Every {one} must be a finite number{bound}, got {shown(entry)}.")
-    return torch.tensor(list(map(float, found)), dtype=torch.float64).reshape(table.shape)
+def several(one, wanted, alone=False):
+    """A rule: a list of what the rule ``one`` allows, or, if ``alone``, that by itself."""
+
+    def check(value, name):
+        if alone and not isinstance(_plain(value), Iterable):
+            return one(value, name)
+        return [one(entry, name) for entry in listed(value, name, wanted)]
+
+    return check
 
 
-def forces(value, name) -> Tensor:
-    """Forces of any shape; become float32."""
-    return numbers(value, name, most=MOST).float()
-
-
-def row(value, name, bools=False) -> np.ndarray:
-    """A list of finite numbers; becomes an array of float64."""
-    found = numbers(value, name, bools)
-    return found.numpy() if found.ndim == 1 else refuse(value, name, "a list of numbers")
+def listed(value, name, wanted) -> list:
+    """What has its entries in an order, as a list."""
+    unfit = isinstance(value, str | bytes | Mapping | Set)
+    unfit = unfit or not isinstance(_plain(value), Iterable)
+    return refuse(value, name, wanted) if unfit else list(value)
 
 
 def _plain(value):
@@ -110,12 +109,49 @@ def _plain(value):
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-# -- Texts
+def numbers(value, name, most=1e308, dtype=torch.float32, bools=False) -> Tensor:
+    """Finite numbers of any shape: one, nested lists, an array or a tensor; become a tensor."""
+    table = np.asarray(value.tolist() if isinstance(value, Tensor) else value, dtype=object)
+    entries = [_plain(entry) for entry in table.flat]
+    for entry in entries:
+        if not isinstance(entry, Real) or (isinstance(entry, bool) and not bools):
+            refuse(value, name, "numbers: one, a list, an array or a tensor of them")
+        if not abs(entry) <= most:
+            one = name.removesuffix("s")
+            message = f"Every {one} must be a finite number, got {shown(entry)}"
+            raise SteeringError(f"{message} (at most {most:.2g}).")
+    return torch.tensor([float(entry) for entry in entries], dtype=dtype).reshape(table.shape)
 
 
-def texts(value, name, empty=False) -> list[str]:
-    """Texts that a tokenizer can read; with ``empty`` there may be none, or nothing in them."""
-    kind = name.split("_")[-1]
+forces = partial(numbers, most=MOST_FORCE)
+
+
+def scores(value, name) -> np.ndarray:
+    """A list of finite numbers; becomes an array of float64."""
+    found = numbers(value, name, dtype=torch.float64, bools=True)
+    return found.numpy() if found.ndim == 1 else refuse(value, name, "a list of numbers")
+
+
+def floats(value, name) -> Tensor:
+    """A tensor or an array of floating-point numbers; becomes a tensor."""
+    if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+        value = torch.from_numpy(value.astype(np.float64))
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value
+    refuse(value, name, "a tensor or an array of floats (SteeringVector.from_raw takes others)")
+
+
+def activations(value, name) -> Tensor:
+    """A tensor [..., prompt, d_model] of finite floats; becomes float32."""
+    found = floats(value, name).float()
+    if found.ndim > 1 and found.numel() and found.isfinite().all():
+        return found
+    refuse(value, name, "a tensor [..., prompt, d_model] of finite floats")
+
+
+def texts(value, name, empty=False, once=False) -> list[str]:
+    """Texts that a tokenizer can read; ``empty`` ones and none only if so, each ``once`` if so."""
+    kind = name.split("_")[-1] if name.endswith("s") else name  # positive_words are words
     if isinstance(value, str):
         raise SteeringError(f"Expected a list of {kind}, got one string: use [{shown(value)}].")
     found, one = listed(value, name, f"a list of {kind}"), kind.removesuffix("s")
@@ -134,90 +170,75 @@ def texts(value, name, empty=False) -> list[str]:
             continue
         which = f"The {one}" if len(found) == 1 else f"{one.title()} {place} of {len(found)}"
         raise SteeringError(f"{which} {problem} ({shown(text)}): {mend}.")
+    if once and len(set(found)) < len(found):
+        raise SteeringError(f"{name} must be different, got {shown(sorted(found))}.")
     return found
 
 
-def words(value, name) -> list[str]:
-    """Texts that are all different."""
-    found = texts(value, name)
-    if repeated := {word for word in found if found.count(word) > 1}:
-        raise SteeringError(f"{name} has {sorted(repeated)} more than once: give each word once.")
-    return found
+def text(value, name, empty=False) -> str:
+    """A single text."""
+    return texts([value], name, empty)[0]
 
 
 def pairs(value, name) -> list[tuple[str, str]]:
-    """At least one pair (positive, negative) of texts that differ in more than outer space."""
+    """Pairs (positive, negative) of texts that differ in more than the space around them."""
     found = listed(value, name, "a list of pairs (positive, negative)")
     if not found:
         raise SteeringError("The list of pairs is empty: give at least one (positive, negative).")
     for pair in found:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise SteeringError(f"Expected a pair (positive, negative), got {shown(pair)}.")
-    sides = [texts(side, "prompts") for side in zip(*found, strict=True)]
-    for one, other in zip(*sides, strict=True):
+    found = list(zip(*(texts(side, "prompts") for side in zip(*found, strict=True)), strict=True))
+    for one, other in found:
         if one.strip() == other.strip():
             raise SteeringError(f"Both prompts of a pair are {one!r}: there is no contrast.")
-    return list(zip(*sides, strict=True))
+    return found
 
 
-# -- Lists and objects
-
-
-def listed(value, name, wanted) -> list:
-    """What has its entries in an order, as a list."""
-    unordered = isinstance(value, str | bytes | Mapping | Set)
-    unordered = unordered or not isinstance(_plain(value), Iterable)
-    return refuse(value, name, wanted) if unordered else list(value)
-
-
-def several(one, wanted, alone=False):
-    """A rule: a list of what the rule ``one`` allows, or, if ``alone``, that by itself."""
-
-    def rule(value, name):
-        if alone and not isinstance(_plain(value), Iterable):
-            return one(value, name)
-        return [one(entry, name) for entry in listed(value, name, wanted)]
-
-    return rule
-
-
-def having(attribute, wanted):
-    """A rule: an object that has this attribute."""
-    return lambda value, name: value if hasattr(value, attribute) else refuse(value, name, wanted)
-
-
-VECTORS = (
-    "a SteeringVector or a list of them (SteeringVector.from_raw makes one from numbers; of a "
-    "dict give its values)"
-)
-LOADED = "model, tokenizer = load_model(name) gives both"
-whole = number("a whole number", kind=Integral)
-place = number("an integer or 'mean'", kind=Integral)
 above_0 = number("a whole number above 0", lambda n: n > 0, Integral)
 from_0 = number("a whole number, 0 or above", lambda n: n >= 0, Integral)
-
-RULES = {
-    "model": having("get_input_embeddings", f"a language model ({LOADED})"),
-    "tokenizer": having("convert_ids_to_tokens", f"a tokenizer ({LOADED})"),
-    "concept": having("dev_prompts", "a Concept (load_concept() gives one)"),
-    "vector": several(having("raw_norm", VECTORS), VECTORS, alone=True),
-    "vectors": several(having("raw_norm", VECTORS), VECTORS, alone=True),
-    "force": forces,
-    "forces": forces,
-    "layer": whole,
-    "layers": several(whole, "a list of layers"),
-    "position": lambda value, name: value if str(value) == "mean" else place(value, name),
-    "prompts": texts,
-    "prompt": lambda value, name: texts([value], name)[0],
-    "texts": partial(texts, empty=True),
-    "text": lambda value, name: texts([value], name, empty=True)[0],
-    "continuations": partial(texts, empty=True),
-    "words": words,
-    "pairs": pairs,
-    "seed": several(from_0, "a whole number or a list of them", alone=True),
-    "temperature": number("a number, 0 or above", lambda x: x >= 0),
-    "confidence": number("a number between 0 and 1, such as 0.95", lambda x: 0 < x < 1),
-    **dict.fromkeys(["limit", "line"], number("a finite number")),
-    **dict.fromkeys(["batch_tokens", "max_new_tokens", "top_k", "n", "n_layer"], above_0),
-    **dict.fromkeys(["n_random", "n_shuffled", "n_orthogonal", "n_pairs"], from_0),
-}
+whole = number("a whole number", kind=Integral)
+place = number("an integer or 'mean'", kind=Integral)
+real = number("a finite number")
+vector = rule("a SteeringVector (SteeringVector.from_raw makes one from numbers)", "raw_norm")
+by_layer = several(vector, "a SteeringVector or a list of them (of a dict its values)")
+vectors = several(vector, "a SteeringVector or a list of them (of a dict its values)", alone=True)
+WRITTEN = "what generate(...) returns (what sweep_texts(...) returns has its .price already)"
+steered_texts = several(rule(WRITTEN, "steered"), WRITTEN)
+TABLE = [
+    ("model", rule("the first of model, tokenizer = load_model(...)", "get_input_embeddings")),
+    ("tokenizer", rule("the second of model, tokenizer = load_model(...)", "get_vocab")),
+    ("concept", rule("a Concept, as load_concept(...) gives", "dev_prompts")),
+    ("setting", rule("a Setting", "vector_name")),
+    ("swept", rule("a Sweep, as sweep(...) gives", "effect")),
+    ("written", rule("a TextSweep, as sweep_texts(...) gives", "texts")),
+    ("keep draw", rule("a function", callable)),
+    ("by judge", lambda value, name: value if callable(value) else text(value, name)),
+    ("other", vector),
+    ("vector vectors", vectors),
+    ("direction", floats),
+    ("raw", numbers),
+    ("raw_norm", number("a number above 0", lambda x: x > 0)),
+    ("factor", number("a number but 0 (it has no direction)", lambda x: x != 0)),
+    ("positive negative", activations),
+    ("values scale limits shares", scores),
+    ("force forces", forces),
+    ("layer", whole),
+    ("layers", several(whole, "a list of layers")),
+    ("position", lambda value, name: value if str(value) == "mean" else place(value, name)),
+    ("positions", text),
+    ("padding_side", rule("'left' or 'right'", lambda side: str(side) in ("left", "right"))),
+    ("prompts sentences requests", texts),
+    ("words sides", partial(texts, once=True)),
+    ("texts continuations", partial(texts, empty=True)),
+    ("prompt name follow_up", text),
+    ("text method model_name fingerprint", partial(text, empty=True)),
+    ("pairs", pairs),
+    ("seed", several(from_0, "a whole number or a list of them", alone=True)),
+    ("temperature", number("a number, 0 or above", lambda x: x >= 0)),
+    ("confidence", number("a number between 0 and 1, such as 0.95", lambda x: 0 < x < 1)),
+    ("limit line", real),
+    ("batch_tokens max_new_tokens top_k n n_layer", above_0),
+    ("n_random n_shuffled n_orthogonal n_pairs new_tokens", from_0),
+]
+RULES = {name: one for names, one in TABLE for name in names.split()}

@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 
+from .checks import SteeringError
+
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#595959"
 
 STYLE = {
@@ -64,9 +66,13 @@ def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), c
     """Numbers in coloured cells; the colours diverge from 0 and end at ±limit.
 
     The cells (row, column) in ``marked`` get a frame; ``cmap="RdBu_r"`` shows more as worse.
+    Raises SteeringError for labels that do not match the values, or values that are all NaN.
     """
     values = np.asarray(values)
-    limit = limit or np.nanmax(np.abs(values))
+    if values.shape != (len(ylabels), len(xlabels)) or np.isnan(values).all():
+        labels = f"{len(ylabels)} ylabels and {len(xlabels)} xlabels"
+        raise SteeringError(f"Values of shape {list(values.shape)}, not all NaN, need {labels}.")
+    limit = limit or np.nanmax(np.abs(values)) or 1
     ax.imshow(values, cmap=cmap, vmin=-limit, vmax=limit, aspect="auto")
     ax.set_xticks(range(len(xlabels)), xlabels)
     ax.set_yticks(range(len(ylabels)), ylabels)

@@ -160,7 +160,7 @@ def test_mistake_08_last_token_of_a_right_padded_row_is_no_pad():
         (["The soup was", ""], r"Prompt 2 of 2 is empty \(''\): write some text"),
         (["", "We", "liked"], r"Prompt 1 of 3 is empty"),
         (["  \n"], r"The prompt is empty \('  \\n'\)"),
-        ([None], r"The prompt is empty \(None\)"),
+        ([None], r"The prompt is no text \(None\): give a str"),
         (["word " * 65], r"'word word.* has 6\d tokens, but tiny-gpt2 reads at most 64"),
     ],
 )
