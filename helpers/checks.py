@@ -109,17 +109,18 @@ def _plain(value):
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def numbers(value, name, most=1e308, dtype=torch.float32, bools=False) -> Tensor:
+def numbers(value, name, most=1e308, dtype=torch.float32, bools=False, nan=False) -> Tensor:
     """Finite numbers of any shape: one, nested lists, an array or a tensor; become a tensor."""
     table = np.asarray(value.tolist() if isinstance(value, Tensor) else value, dtype=object)
     entries = [_plain(entry) for entry in table.flat]
     for entry in entries:
         if not isinstance(entry, Real) or (isinstance(entry, bool) and not bools):
             refuse(value, name, "numbers: one, a list, an array or a tensor of them")
-        if not abs(entry) <= most:
+        if not abs(entry) <= most and not (nan and entry != entry):
             one = name.removesuffix("s")
             message = f"Every {one} must be a finite number, got {shown(entry)}"
-            raise SteeringError(f"{message} (at most {most:.2g}).")
+            bound = f": beyond ±{most:.2g}" if abs(entry) < np.inf else ""
+            raise SteeringError(f"{message}{bound}.")
     return torch.tensor([float(entry) for entry in entries], dtype=dtype).reshape(table.shape)
 
 
@@ -172,7 +173,7 @@ def texts(value, name, empty=False, once=False) -> list[str]:
         raise SteeringError(f"{which} {problem} ({shown(text)}): {mend}.")
     if once and len(set(found)) < len(found):
         raise SteeringError(f"{name} must be different, got {shown(sorted(found))}.")
-    return found
+    return [str(entry) for entry in found]  # NumPy's texts are of another class
 
 
 def text(value, name, empty=False) -> str:
@@ -195,15 +196,26 @@ def pairs(value, name) -> list[tuple[str, str]]:
     return found
 
 
+def by_name(value, name) -> dict:
+    """Vectors by name: for each one, or a list by layer."""
+    if not isinstance(value, Mapping) or not value:
+        refuse(value, name, "a dict such as {'sentiment': find_vectors(...)}")
+    return {key: RULES[name](entry, f"{name}[{key!r}]") for key, entry in value.items()}
+
+
 above_0 = number("a whole number above 0", lambda n: n > 0, Integral)
 from_0 = number("a whole number, 0 or above", lambda n: n >= 0, Integral)
 whole = number("a whole number", kind=Integral)
 place = number("an integer or 'mean'", kind=Integral)
 real = number("a finite number")
+not_negative = number("a number, 0 or above", lambda x: x >= 0)
 vector = rule("a SteeringVector (SteeringVector.from_raw makes one from numbers)", "raw_norm")
 by_layer = several(vector, "a SteeringVector or a list of them (of a dict its values)")
 vectors = several(vector, "a SteeringVector or a list of them (of a dict its values)", alone=True)
 WRITTEN = "what generate(...) returns (what sweep_texts(...) returns has its .price already)"
+two_lists = rule(
+    "two lists of tokens, as word_sides(...) gives", lambda x: isinstance(x, tuple | list)
+)
 steered_texts = several(rule(WRITTEN, "steered"), WRITTEN)
 TABLE = [
     ("model", rule("the first of model, tokenizer = load_model(...)", "get_input_embeddings")),
@@ -212,6 +224,12 @@ TABLE = [
     ("setting", rule("a Setting", "vector_name")),
     ("swept", rule("a Sweep, as sweep(...) gives", "effect")),
     ("written", rule("a TextSweep, as sweep_texts(...) gives", "texts")),
+    ("result", rule("a Result, as compute(...) gives", "log_odds")),
+    ("batch", rule("a batch, as encode(...) gives", lambda batch: isinstance(batch, Mapping))),
+    ("logits", rule("a tensor of logits", lambda logits: getattr(logits, "ndim", 0) > 1)),
+    ("ids", rule("a tensor of tokens [row, token]", lambda ids: getattr(ids, "ndim", 0) == 2)),
+    ("strict priced", rule("True or False", lambda value: isinstance(value, bool))),
+    ("xlabels ylabels", partial(listed, wanted="a list of labels")),
     ("keep draw", rule("a function", callable)),
     ("by judge", lambda value, name: value if callable(value) else text(value, name)),
     ("other", vector),
@@ -235,7 +253,7 @@ TABLE = [
     ("text method model_name fingerprint", partial(text, empty=True)),
     ("pairs", pairs),
     ("seed", several(from_0, "a whole number or a list of them", alone=True)),
-    ("temperature", number("a number, 0 or above", lambda x: x >= 0)),
+    ("temperature", not_negative),
     ("confidence", number("a number between 0 and 1, such as 0.95", lambda x: 0 < x < 1)),
     ("limit line", real),
     ("batch_tokens max_new_tokens top_k n n_layer", above_0),

@@ -48,9 +48,9 @@ class Concept:
         for field in fields(self):
             value, kind = getattr(self, field.name), field.name.split("_")[-1]
             try:
-                none = kind == "pairs" and (value is None or value in ((), []))
+                none = value is None or (isinstance(value, list | tuple) and not value)
                 rule = RULES.get(field.name) or RULES[kind]
-                value = [] if none else rule(value, field.name)
+                value = [] if none and kind == "pairs" else rule(value, field.name)
             except SteeringError as error:
                 raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None
             object.__setattr__(self, field.name, value)

@@ -88,7 +88,7 @@ class SteeringVector:
         return self.like(self.raw / factor, self.method, self.n_pairs)
 
     def __radd__(self, start):
-        return self if isinstance(start, int) and start == 0 else self + start  # sum begins with 0
+        return self if type(start) is int and start == 0 else self + start  # sum begins with 0
 
     @checked
     def __add__(self, other):
@@ -209,6 +209,7 @@ def probe(positive, negative) -> Tensor:
 
     Scaled as the mean difference is along it. Inputs [prompt, d_model].
     """
+    mean = mean_difference(positive, negative)
     both = torch.cat([positive, negative])
     centred = both - both.mean(0)
     labels = [1] * len(positive) + [0] * len(negative)
@@ -216,7 +217,7 @@ def probe(positive, negative) -> Tensor:
     classifier = LogisticRegression(max_iter=1000).fit((centred / centred.std()).numpy(), labels)
     weights = torch.from_numpy(classifier.coef_[0]).float()
     unit = weights / weights.norm()
-    return unit * (unit @ mean_difference(positive, negative))
+    return unit * (unit @ mean)
 
 
 def _must_fit(positive, negative):

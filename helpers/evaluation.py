@@ -12,7 +12,7 @@ from torch import Tensor
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from .batches import READING, Batches
-from .checks import SteeringError, checked, finite, numbers, steered_texts
+from .checks import SteeringError, checked, finite, numbers, steered_texts, two_lists
 from .concepts import SENTIMENT
 from .models import (
     context_length,
@@ -56,6 +56,7 @@ def word_sides(tokenizer, concept) -> tuple[list[int], list[int]]:
     return positive, negative
 
 
+@checked
 def next_token_logits(model, batch) -> Tensor:
     """Logits [row, vocabulary] behind the last real token of each row of a right-padded batch.
 
@@ -74,6 +75,7 @@ def next_token_logits(model, batch) -> Tensor:
         handle.remove()
 
 
+@checked(sides=two_lists)
 def log_odds_from(logits, sides) -> Tensor:
     """Log of P(side 0) over P(side 1), each a list of tokens: [row, vocabulary] to [row]."""
     above, below = (logits[:, side].float().logsumexp(1) for side in sides)
@@ -129,6 +131,7 @@ def balanced_prompts(model, tokenizer, concept=SENTIMENT, n=3) -> list[str]:
     return [concept.dev_prompts[i] for i in leaning.argsort(stable=True)[:n]]
 
 
+@checked
 def surprisal(logits, ids) -> Tensor:
     """Bits of surprise at each token but the first: −log2 of its probability, [row, token − 1].
 

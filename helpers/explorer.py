@@ -12,7 +12,7 @@ from IPython import get_ipython
 
 from . import plots
 from .activations import typical_norm
-from .checks import RULES, SteeringError, checked, rule
+from .checks import SteeringError, by_name, checked
 from .concepts import SENTIMENT
 from .evaluation import balanced_prompts
 from .panels import labelled, show_widget
@@ -49,13 +49,11 @@ class Explorer:
     in the browser waits until all that were made meanwhile have come in: the latest counts.
     """
 
-    @checked(vectors=rule("a dict such as {'sentiment': find_vectors(...)}", "items"))
+    @checked(vectors=by_name)
     def __init__(
         self, model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0, prompt=None
     ):
-        by_name = {f"vectors[{name!r}]": entry for name, entry in vectors.items()}
-        by_name = {name: RULES["vectors"](entry, name) for name, entry in by_name.items()}
-        check_layers(model, **by_name, **({} if limits is None else {"limits": limits}))
+        check_layers(model, **vectors, **({} if limits is None else {"limits": limits}))
         self.scale = typical_norm(model, tokenizer, concept).tolist()
         self.limits, self.line = limits, line
         self.result, self._quiet, self._scheduled = None, True, False

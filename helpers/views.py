@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from . import plots
-from .checks import SteeringError, by_layer, checked, real
+from .checks import SteeringError, by_layer, checked, real, whole
 from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .evaluation import log_odds_from, next_token_logits, perplexity, word_sides
@@ -76,7 +76,7 @@ def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT) -> Res
     layer. Raises SteeringError as ``generate`` does, and for a list of another length.
     """
     check_layers(model, vectors=vectors, scale=scale)
-    prompts, layer = [setting.prompt] * 2, resolve_layer(model, setting.layer)
+    prompts, layer = [setting.prompt] * 2, resolve_layer(model, whole(setting.layer, "layer"))
     vector = vector_at(vectors, layer)
     forces = torch.tensor([0, real(setting.force, "force")])
     text = generate(
@@ -102,6 +102,7 @@ def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT) -> Res
     )
 
 
+@checked
 def write_sentence(result, limit=None, line=2.0) -> str:
     """The result in words.
 
