@@ -5,7 +5,7 @@ the argument in the form that the function works with, or raises SteeringError.
 """
 
 import reprlib
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from functools import partial, wraps
 from inspect import signature
 from numbers import Integral, Real
@@ -99,7 +99,7 @@ def several(one, wanted, alone=False):
 
 def listed(value, name, wanted) -> list:
     """What has its entries in an order, as a list."""
-    unfit = isinstance(value, str | bytes | Mapping | Set)
+    unfit = isinstance(value, str | bytes | Mapping | set | frozenset)
     unfit = unfit or not isinstance(_plain(value), Iterable)
     return refuse(value, name, wanted) if unfit else list(value)
 
