@@ -1,8 +1,9 @@
 """Activation steering, one small module a subject, in the order of the notebooks.
 
-``models``, ``batches``, ``tables``, ``plots`` and ``concepts`` serve them all. Imports run one
-way, ``pairs → activations → directions → steering → generation → evaluation → sweeps →
-statistics → views → explorer``, and a reader who finished notebook NN can read its modules.
+``checks``, ``models``, ``batches``, ``tables``, ``plots`` and ``concepts`` serve them all.
+Imports run one way, ``pairs → activations → directions → steering → generation → evaluation →
+sweeps → statistics → views → explorer``, and a reader who finished notebook NN can read its
+modules.
 """
 
 import os

@@ -4,16 +4,15 @@ Layer L means the output of block L (resid_post), here and everywhere in this pa
 """
 
 from contextlib import contextmanager
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from .batches import READING, Batches
+from .checks import SteeringError, checked, finite
 from .concepts import SENTIMENT
 from .hooks import hooked
 from .models import (
-    SteeringError,
     blocks,
     d_model,
     decoder,
@@ -24,6 +23,7 @@ from .models import (
 )
 
 
+@checked
 @contextmanager
 def capture(model, layers=None, keep=torch.clone):
     """Record the residual stream behind blocks (default: all) while the model runs.
@@ -46,6 +46,7 @@ def capture(model, layers=None, keep=torch.clone):
         yield store
 
 
+@checked
 @torch.no_grad()
 def residual_stream(model, tokenizer, prompts, position=-1, batch_tokens=READING) -> Tensor:
     """Cache one vector per layer and prompt.
@@ -77,7 +78,7 @@ def residual_stream(model, tokenizer, prompts, position=-1, batch_tokens=READING
             cache[layer, rows] = picked
 
     Batches(batch_tokens).run(read, lengths, "caching")
-    return cache
+    return finite(cache, "the residual stream", model)
 
 
 def _pick(hidden, weights) -> Tensor:
@@ -91,11 +92,9 @@ def _token_weights(attention_mask, position) -> Tensor:
     last = last_token(attention_mask)[:, None]
     if position == "mean":
         chosen = (columns >= 1) & (columns <= last)
-    elif isinstance(position, Integral):
+    else:
         wanted = position if position >= 0 else last + 1 + position
         chosen = (columns == wanted) & (columns <= last)
-    else:
-        raise SteeringError(f"Unknown position {position!r}: give an integer or 'mean'.")
     if not chosen.any(1).all():
         raise SteeringError(
             f"Position {position!r} does not exist in every prompt: the shortest has "
@@ -104,6 +103,7 @@ def _token_weights(attention_mask, position) -> Tensor:
     return chosen / chosen.sum(1, keepdim=True)
 
 
+@checked
 @torch.no_grad()
 def typical_norm(model, tokenizer, concept=SENTIMENT, prompts=None) -> Tensor:
     """The length that the residual stream usually has: the scale of a force.
@@ -122,4 +122,5 @@ def typical_norm(model, tokenizer, concept=SENTIMENT, prompts=None) -> Tensor:
     keep = lambda h: h[real.to(h.device)].float().norm(dim=-1).median().cpu()  # noqa: E731
     with capture(model, keep=keep) as captured:
         decoder(model)(**batch, use_cache=False)
-    return torch.stack([captured[layer] for layer in sorted(captured)])
+    norms = torch.stack([captured[layer] for layer in sorted(captured)])
+    return finite(norms, "the norm of the residual stream", model)

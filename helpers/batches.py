@@ -3,12 +3,11 @@
 import os
 import warnings
 from contextlib import nullcontext
-from numbers import Integral
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from tqdm.auto import tqdm
 
-from .models import SteeringError
+from .checks import above_0
 
 # Tokens in one forward pass, padding included. On a CPU larger batches gain nothing more; a
 # single new token for each of many texts is so little work that more of those share a batch.
@@ -24,9 +23,7 @@ class Batches:
     """
 
     def __init__(self, tokens):
-        if not isinstance(tokens, Integral) or isinstance(tokens, bool) or tokens < 1:
-            raise SteeringError(f"batch_tokens must be a whole number above 0, got {tokens!r}.")
-        self.tokens = tokens
+        self.tokens = above_0(tokens, "batch_tokens")
 
     def run(self, work, lengths, desc=None, bar=None) -> None:
         """Call ``work(rows)``, a list of row numbers, until each row has had its turn.

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from .checks import SteeringError, checked
 from .directions import SteeringVector
-from .models import SteeringError
 
 
 class Choice(NamedTuple):
@@ -19,6 +19,7 @@ class Choice(NamedTuple):
     price: float  # of the dearer sign, mean over prompts, bits per token
 
 
+@checked
 def choose(swept, written, limit=0.5) -> Choice:
     """The largest pull among the settings whose price stays below ``limit`` in both directions.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
-from .models import SteeringError, check_prompts
+from .checks import RULES, SteeringError
 from .pairs import split
 
 BUNDLED = Path(__file__).with_name("sentiment.json")
@@ -46,24 +46,20 @@ class Concept:
 
     def __post_init__(self):
         for field in fields(self):
-            value = getattr(self, field.name)
+            value, kind = getattr(self, field.name), field.name.split("_")[-1]
             try:
-                if field.name.endswith("pairs"):
-                    value = list(zip(*split(value), strict=True)) if value else []
-                elif field.name.endswith(("words", "prompts", "sentences", "requests")):
-                    value = check_prompts(value)
-            except (SteeringError, TypeError) as error:
+                none = value is None or (isinstance(value, list | tuple) and not value)
+                rule = RULES.get(field.name) or RULES[kind]
+                value = [] if none and kind == "pairs" else rule(value, field.name)
+            except SteeringError as error:
                 raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None
             object.__setattr__(self, field.name, value)
-        sides = [self.sides] if isinstance(self.sides, str) else list(self.sides or [])
-        if len(sides) != 2 or not all(map(_is_text, sides)):
-            raise SteeringError(f"sides of {self.name!r}: give two names, got {self.sides!r}.")
-        for name in ("name", "follow_up", "judge"):
-            value = getattr(self, name)
-            if not _is_text(value) and not (name == "judge" and callable(value)):
-                raise SteeringError(f"{name} of {self.name!r}: write some text, got {value!r}.")
+        if len(self.sides) != 2:
+            raise SteeringError(f"sides of {self.name!r}: give two names, got {self.sides}.")
         if len(self.pairs) < 2:
             raise SteeringError(f"pairs of {self.name!r}: give at least two.")
+        if both := set(self.positive_words) & set(self.negative_words):
+            raise SteeringError(f"{self.name!r} has words on both sides: {sorted(both)}.")
         if shared := set(self.dev_prompts) & set(self.test_prompts):
             raise SteeringError(
                 f"{self.name!r} has prompts that would serve both to choose and to report: "
@@ -85,10 +81,6 @@ class Concept:
         """Every prompt of the pairs: the positive ones, then the negative ones."""
         positive, negative = split(self.pairs)
         return positive + negative
-
-
-def _is_text(value) -> bool:
-    return isinstance(value, str) and bool(value.strip())
 
 
 def load_concept(source=None) -> Concept:

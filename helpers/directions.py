@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,8 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from .activations import residual_stream
+from .checks import RULES, SteeringError, activations, checked, from_0
 from .hooks import refuse_inside_steer
-from .models import SteeringError, d_model, fingerprint, model_name, resolve_layer
+from .models import check_causal, d_model, fingerprint, model_name, resolve_layer
 from .pairs import split
 
 
@@ -24,10 +25,11 @@ class SteeringVector:
     As a vector it is ``raw_norm * direction``: that is what ``v + w`` adds and ``a * v``
     scales. A force multiplies the unit ``direction`` alone.
 
-    Raises SteeringError if the direction is not one finite vector of unit norm.
+    Raises SteeringError if the direction is not one finite vector of unit norm, or another field
+    is not of its kind.
     """
 
-    direction: Tensor  # [d_model], float32, on the CPU, unit norm
+    direction: Tensor  # [d_model], float32, on the CPU, unit norm; made from an array, too
     layer: int  # the block at whose output it was read
     raw_norm: float  # its length before normalising
     method: str
@@ -36,6 +38,9 @@ class SteeringVector:
     fingerprint: str = ""  # of the weights of the model it belongs to; "" if unknown
 
     def __post_init__(self):
+        for field in fields(self):
+            value = RULES[field.name](getattr(self, field.name), field.name)
+            object.__setattr__(self, field.name, value)
         unit = self.direction.detach().to("cpu", torch.float32)
         if unit.ndim != 1 or not abs(unit.norm().item() - 1) < 1e-3:  # NaN fails this too
             raise SteeringError(
@@ -45,13 +50,18 @@ class SteeringVector:
         object.__setattr__(self, "direction", unit)
 
     @classmethod
+    @checked
     def from_raw(cls, raw, **fields) -> "SteeringVector":
-        """Make one from a vector of any length, which becomes ``raw_norm``."""
-        norm = raw.float().norm().item()
-        if not 0 < norm < float("inf"):
-            raise SteeringError(f"A vector of norm {norm} has no direction.")
-        return cls(direction=raw.float() / norm, raw_norm=norm, **fields)
+        """Make one from a vector of any length, which becomes ``raw_norm``.
 
+        ``raw`` [d_model] is a tensor, an array or a list of finite numbers.
+        """
+        norm = raw.norm().item()
+        if not norm:
+            raise SteeringError("A vector of norm 0 has no direction.")
+        return cls(direction=raw / norm, raw_norm=norm, **fields)
+
+    @checked
     def like(self, raw, method, n_pairs=0) -> "SteeringVector":
         """Another vector for the same layer of the same model, with its own provenance.
 
@@ -70,11 +80,20 @@ class SteeringVector:
     def __neg__(self):
         return replace(self, direction=-self.direction)
 
+    @checked
     def __mul__(self, factor):
         return self.like(factor * self.raw, self.method, self.n_pairs)
 
     __rmul__ = __mul__
 
+    @checked
+    def __truediv__(self, factor):
+        return self.like(self.raw / factor, self.method, self.n_pairs)
+
+    def __radd__(self, start):
+        return self if type(start) is int and start == 0 else self + start  # sum begins with 0
+
+    @checked
     def __add__(self, other):
         known = self.fingerprint and other.fingerprint  # else the names must do
         what = "fingerprint" if known else "model_name"
@@ -86,9 +105,11 @@ class SteeringVector:
         methods = dict.fromkeys([self.method, other.method])  # each once, in order
         return self.like(self.raw + other.raw, " + ".join(methods), self.n_pairs + other.n_pairs)
 
+    @checked
     def __sub__(self, other):
         return self + -other
 
+    @checked(seed=from_0)
     def random_like(self, seed) -> "SteeringVector":
         """A random direction for the same layer, with the same ``raw_norm``: the control."""
         generator = torch.Generator().manual_seed(seed)
@@ -191,15 +212,19 @@ def _checksum(direction, fields) -> str:
     return hashlib.sha256(contents + direction.numpy().tobytes()).hexdigest()
 
 
+@checked
 def mean_difference(positive, negative) -> Tensor:
     """Mean of the positive minus mean of the negative activations.
 
     The method of Contrastive Activation Addition (Panickssery et al. 2023, arXiv 2312.06681).
     Inputs [..., prompt, d_model], result [..., d_model].
     """
-    return positive.mean(-2) - negative.mean(-2)
+    means = positive.mean(-2), negative.mean(-2)
+    _must_fit(*means)
+    return means[0] - means[1]
 
 
+@checked
 def pca(positive, negative) -> Tensor:
     """First principal component of the ± pair differences, [d_model].
 
@@ -208,17 +233,20 @@ def pca(positive, negative) -> Tensor:
     the direction that is wanted. Oriented and scaled as the mean difference is along it.
     Inputs [prompt, d_model], one row a pair.
     """
+    _must_fit(positive, negative)
     differences = positive - negative
     both_signs = torch.cat([differences, -differences])
     component = torch.from_numpy(PCA(1, random_state=0).fit(both_signs.numpy()).components_[0])
     return component * (component @ mean_difference(positive, negative))
 
 
+@checked
 def probe(positive, negative) -> Tensor:
     """Weights of a logistic regression that tells the classes apart, [d_model].
 
     Scaled as the mean difference is along it. Inputs [prompt, d_model].
     """
+    mean = mean_difference(positive, negative)
     both = torch.cat([positive, negative])
     centred = both - both.mean(0)
     labels = [1] * len(positive) + [0] * len(negative)
@@ -226,12 +254,19 @@ def probe(positive, negative) -> Tensor:
     classifier = LogisticRegression(max_iter=1000).fit((centred / centred.std()).numpy(), labels)
     weights = torch.from_numpy(classifier.coef_[0]).float()
     unit = weights / weights.norm()
-    return unit * (unit @ mean_difference(positive, negative))
+    return unit * (unit @ mean)
+
+
+def _must_fit(positive, negative):
+    if positive.shape != negative.shape:
+        shapes = f"{list(positive.shape)} against {list(negative.shape)}"
+        raise SteeringError(f"The activations of the two sides do not fit: {shapes}.")
 
 
 METHODS = {"mean_difference": mean_difference, "pca": pca, "probe": probe}
 
 
+@checked
 def find_vectors(
     model, tokenizer, pairs, method="mean_difference", position=-1
 ) -> list[SteeringVector]:
@@ -250,6 +285,7 @@ def find_vectors(
     if method not in METHODS:
         raise SteeringError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     refuse_inside_steer(model)
+    check_causal(model)
     positive, negative = split(pairs)
     cache = residual_stream(model, tokenizer, positive + negative, position)
     weights = fingerprint(model)
@@ -266,16 +302,28 @@ def find_vectors(
     ]
 
 
+def _unit_rows(value, name) -> Tensor:
+    """A rule: vectors as [vector, d_model], each of length 1."""
+    if not isinstance(value, Tensor):
+        value = RULES["vectors"](value, name)
+        value = value if isinstance(value, list) else [value]
+        widths = {len(vector.direction) for vector in value}
+        if len(widths) != 1:
+            raise SteeringError(f"{name} must be vectors of one width, got {sorted(widths)}.")
+        value = torch.stack([vector.direction for vector in value])
+    rows = activations(value, name)
+    if not rows.any(-1).all():
+        raise SteeringError(f"One of the {name} is 0 and has no direction.")
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+@checked(vectors=_unit_rows, others=_unit_rows)
 def cosines(vectors, others=None) -> Tensor:
     """Cosine of every vector with every other: [len(vectors), len(others)].
 
-    Each argument is a list of ``SteeringVector`` or a tensor [vector, d_model].
+    Each argument is a list of ``SteeringVector`` or a tensor [vector, d_model]. Raises
+    SteeringError for an empty list and for vectors of different widths.
     """
-    rows = _unit_rows(vectors)
-    return rows @ (rows if others is None else _unit_rows(others)).T
-
-
-def _unit_rows(vectors) -> Tensor:
-    if not isinstance(vectors, Tensor):
-        vectors = torch.stack([vector.direction for vector in vectors])
-    return torch.nn.functional.normalize(vectors.float(), dim=-1)
+    others = vectors if others is None else others
+    _must_fit(vectors[0], others[0])
+    return vectors @ others.T

@@ -4,7 +4,6 @@ Log-odds of the next word tell the effect; perplexity, price, repetition and a j
 whole texts.
 """
 
-from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -13,20 +12,22 @@ from torch import Tensor
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from .batches import READING, Batches
+from .checks import SteeringError, checked, finite, numbers, steered_texts, two_lists
 from .concepts import SENTIMENT
 from .hooks import change, refuse_inside_steer
 from .models import (
-    SteeringError,
-    check_prompts,
     context_length,
     encode,
     last_token,
     model_name,
+    padded,
     rows_of,
+    token_ids,
 )
 from .steering import as_list, force_matrix, steer
 
 
+@checked
 def word_ids(tokenizer, words) -> list[int]:
     """The token of each word as it stands inside a sentence, with a space before it.
 
@@ -42,15 +43,21 @@ def word_ids(tokenizer, words) -> list[int]:
             broken.append(f"{word} = {' + '.join(tokenizer.convert_ids_to_tokens(forms[0]))}")
     if broken:
         raise SteeringError(f"Not one token in this vocabulary: {'; '.join(broken)}. Drop them.")
+    if len(set(ids)) < len(ids):
+        raise SteeringError(f"Two of these words are the same token: {', '.join(words)}. Drop one.")
     return ids
 
 
+@checked
 def word_sides(tokenizer, concept) -> tuple[list[int], list[int]]:
     """The tokens of the concept's positive and of its negative words."""
     positive, negative = (word_ids(tokenizer, words) for words in concept.words)
+    if both := set(positive) & set(negative):
+        raise SteeringError(f"{tokenizer.decode(min(both))!r} stands on both sides: drop it.")
     return positive, negative
 
 
+@checked
 def next_token_logits(model, batch) -> Tensor:
     """Logits [row, vocabulary] behind the last real token of each row of a right-padded batch.
 
@@ -67,12 +74,14 @@ def next_token_logits(model, batch) -> Tensor:
         return model(**batch, use_cache=False).logits[:, 0]
 
 
+@checked(sides=two_lists)
 def log_odds_from(logits, sides) -> Tensor:
     """Log of P(side 0) over P(side 1), each a list of tokens: [row, vocabulary] to [row]."""
     above, below = (logits[:, side].float().logsumexp(1) for side in sides)
     return (above - below).cpu()
 
 
+@checked
 @torch.no_grad()
 def log_odds(
     model,
@@ -89,9 +98,10 @@ def log_odds(
     Deterministic; in nats (natural logarithm); 0 where both are equally likely. ``vector``,
     ``force`` and ``layer`` are as in ``steer``, where a row is a prompt; without a vector nothing
     is steered. Returns float32 [prompt] on the CPU. Raises SteeringError as ``steer``,
-    ``encode`` and ``word_ids`` do.
+    ``encode`` and ``word_ids`` do, and for a force without a vector.
     """
-    prompts = check_prompts(prompts)
+    if vector is None and torch.as_tensor(force).any():
+        raise SteeringError("A force needs a vector to push along: give vector=...")
     sides = word_sides(tokenizer, concept)
     vectors = [] if vector is None else as_list(vector)
     forces = force_matrix(force, max(len(vectors), 1), len(prompts))
@@ -104,18 +114,23 @@ def log_odds(
             scores[rows] = log_odds_from(next_token_logits(model, batch), sides)
 
     Batches(batch_tokens).run(score, everything["attention_mask"].sum(1).tolist(), "log-odds")
-    return scores
+    return finite(scores, "the log-odds", model)
 
 
+@checked
 def balanced_prompts(model, tokenizer, concept=SENTIMENT, n=3) -> list[str]:
     """The n development prompts whose unsteered log-odds are closest to 0, closest first.
 
-    Where the model leans to neither side, a push to either side shows.
+    Where the model leans to neither side, a push to either side shows. Raises SteeringError if
+    there are not as many.
     """
+    if n > len(concept.dev_prompts):
+        raise SteeringError(f"n={n}, but there are {len(concept.dev_prompts)} dev_prompts.")
     leaning = log_odds(model, tokenizer, concept.dev_prompts, concept=concept).abs()
     return [concept.dev_prompts[i] for i in leaning.argsort(stable=True)[:n]]
 
 
+@checked
 def surprisal(logits, ids) -> Tensor:
     """Bits of surprise at each token but the first: −log2 of its probability, [row, token − 1].
 
@@ -127,6 +142,7 @@ def surprisal(logits, ids) -> Tensor:
     return loss.view(len(ids), -1) / torch.tensor(2.0).log()
 
 
+@checked
 @torch.no_grad()
 def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -> Tensor:
     """How surprising each continuation of its prompt is to the model.
@@ -139,40 +155,40 @@ def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -
     Returns float32 [text] on the CPU, NaN for an empty continuation. Raises SteeringError for
     lists of different lengths, an unusable prompt, or a text beyond the context.
     """
-    prompts = check_prompts(prompts)
     if len(prompts) != len(continuations):
         raise SteeringError(f"{len(continuations)} continuations for {len(prompts)} prompts.")
-    starts, ids = _tokens_of_texts(tokenizer, prompts, continuations)
+    starts, ids = _tokens_of_texts(model, tokenizer, prompts, continuations)
     lengths = [len(text) for text in ids]
     if max(lengths) > (context_length(model) or max(lengths)):
         raise SteeringError(
             f"A text has {max(lengths)} tokens: more than {model_name(model)} reads."
         )
-    device = model.get_input_embeddings().weight.device
-    padded = tokenizer.pad({"input_ids": ids}, padding_side="right", return_tensors="pt").to(device)
-    everything = {name: padded[name] for name in ("input_ids", "attention_mask")}
-    begins = torch.tensor(starts, device=device)[:, None]
+    everything = padded(model, tokenizer, ids)
+    begins = torch.tensor(starts, device=everything["input_ids"].device)[:, None]
     result = torch.empty(len(prompts))
 
     def read(rows):
         batch = rows_of(everything, rows)
         bits = surprisal(model(**batch, use_cache=False).logits, batch["input_ids"])
-        columns = torch.arange(1, bits.shape[1] + 1, device=device)
+        columns = torch.arange(1, bits.shape[1] + 1, device=begins.device)
         scored = (columns >= begins[rows]) & batch["attention_mask"][:, 1:].bool()
         result[rows] = ((bits * scored).sum(1) / scored.sum(1)).exp2().cpu()
 
     Batches(batch_tokens).run(read, lengths, "perplexity")
+    written = torch.tensor(lengths) > torch.tensor(starts)
+    finite(result[written], "a perplexity", model)
     return result
 
 
-def _tokens_of_texts(tokenizer, prompts, continuations) -> tuple[list[int], list[list[int]]]:
+def _tokens_of_texts(model, tokenizer, prompts, continuations):
     """Where each continuation starts, and the tokens of its prompt and of itself."""
-    heads = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    tails = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in continuations]
+    heads = token_ids(model, tokenizer, prompts)
+    tails = token_ids(model, tokenizer, continuations, add_special_tokens=False)
     whole = [head + tail for head, tail in zip(heads, tails, strict=True)]
     return [len(head) for head in heads], whole
 
 
+@checked(texts=steered_texts)
 def price(model, tokenizer, texts) -> Tensor:
     """What steering cost each of the ``SteeredTexts``, in bits per token: [text].
 
@@ -187,7 +203,7 @@ def price(model, tokenizer, texts) -> Tensor:
         raise SteeringError("There are no texts to price: give at least one.")
     pairs = dict.fromkeys((text.prompt, x) for text in texts for x in (text.base, text.steered))
     known, room = dict.fromkeys(pairs, float("nan")), context_length(model)
-    _, ids = _tokens_of_texts(tokenizer, *zip(*pairs, strict=True))
+    _, ids = _tokens_of_texts(model, tokenizer, *zip(*pairs, strict=True))
     # Read again, a text can have more tokens than were written.
     readable = [p for p, whole in zip(pairs, ids, strict=True) if not room or len(whole) <= room]
     if readable:
@@ -196,6 +212,7 @@ def price(model, tokenizer, texts) -> Tensor:
     return torch.tensor([known[t.prompt, t.steered] - known[t.prompt, t.base] for t in texts])
 
 
+@checked
 def repetition(texts, n=2) -> Tensor:
     """Share [text] of the word n-grams that stood before in the same text: 0 none, near 1 a loop.
 
@@ -204,6 +221,7 @@ def repetition(texts, n=2) -> Tensor:
     return 1 - torch.tensor([distinct([text], n) for text in texts])
 
 
+@checked
 def distinct(texts, n=2) -> float:
     """distinct-n: different word n-grams over all of them, in the texts together.
 
@@ -213,10 +231,11 @@ def distinct(texts, n=2) -> float:
     grams = []
     for text in texts:
         words = text.lower().split()
-        grams += zip(*(words[i:] for i in range(n)), strict=False)
+        grams += zip(*(words[i:] for i in range(min(n, len(words) + 1))), strict=False)
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 
+@checked
 def judge(texts, by="vader") -> Tensor:
     """What a judge that never saw the model says of whole texts: [text].
 
@@ -229,14 +248,8 @@ def judge(texts, by="vader") -> Tensor:
     Raises SteeringError if there is no such judge, its labels say nothing about sentiment, or a
     callable does not return one number for each text.
     """
-    texts = list(texts)
-    if isinstance(by, Callable):
-        try:
-            verdicts = torch.as_tensor(by(texts), dtype=torch.float32)
-        except (TypeError, ValueError) as error:
-            raise SteeringError(
-                f"The judge must give one number for each text. (Cause: {error})"
-            ) from error
+    if callable(by):
+        verdicts = numbers(by(texts), "the judge's answer", bools=True).float()
         if verdicts.shape != (len(texts),):
             raise SteeringError(f"The judge gave {list(verdicts.shape)} for {len(texts)} texts.")
         return verdicts

@@ -12,12 +12,13 @@ from IPython import get_ipython
 
 from . import plots
 from .activations import typical_norm
+from .checks import SteeringError, by_name, checked
 from .concepts import SENTIMENT
 from .evaluation import balanced_prompts
-from .models import SteeringError
 from .panels import labelled, show_widget
 from .views import (
     Setting,
+    check_layers,
     compute,
     draw_words,
     vector_at,
@@ -48,9 +49,11 @@ class Explorer:
     in the browser waits until all that were made meanwhile have come in: the latest counts.
     """
 
+    @checked(vectors=by_name)
     def __init__(
         self, model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0, prompt=None
     ):
+        check_layers(model, **vectors, **({} if limits is None else {"limits": limits}))
         self.scale = typical_norm(model, tokenizer, concept).tolist()
         self.limits, self.line = limits, line
         self.result, self._quiet, self._scheduled = None, True, False

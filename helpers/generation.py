@@ -2,15 +2,15 @@
 
 import zlib
 from functools import partial
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging
 
+from .checks import SteeringError, checked, finite
 from .hooks import change, refuse_inside_steer
-from .models import SteeringError, check_prompts, encode
+from .models import encode
 from .steering import as_list, force_matrix, steer
 from .tables import Table
 
@@ -34,6 +34,7 @@ class SteeredTexts(list):
         return Table(["Prompt", "Unsteered", "Steered"], self)._repr_html_()
 
 
+@checked
 @torch.no_grad()
 def generate(
     model,
@@ -70,7 +71,6 @@ def generate(
     SteeringError as ``steer`` does, and for prompts that cannot be used.
     """
     refuse_inside_steer(model)
-    prompts = check_prompts(prompts)
     batch = encode(model, tokenizer, prompts, padding_side="left", new_tokens=max_new_tokens)
     n, width = batch["input_ids"].shape
     forces = force_matrix(force, len(as_list(vector)), n)
@@ -80,7 +80,7 @@ def generate(
     rows = torch.tensor([*bases, *range(n)])
     both = torch.cat([torch.zeros(len(forces), len(bases)), forces], 1)
     lengths = batch["attention_mask"].sum(1)[rows]
-    noise = _SharedNoise([keys[row] for row in rows], temperature, top_k)
+    noise = _SharedNoise(model, [keys[row] for row in rows], temperature, top_k)
     with change(model) as quiet, steer(model, vector, both, layer, positions, lengths):
         # A row that ended early is filled with padding; the model would warn of it.
         quiet.undo.append(partial(logging.set_verbosity, logging.get_verbosity()))
@@ -101,7 +101,7 @@ def generate(
 
 def seed_list(seed, n) -> list[int]:
     """One seed for each of n prompts; SteeringError if there are not as many."""
-    seeds = [int(seed)] * n if isinstance(seed, Integral) else [int(s) for s in seed]
+    seeds = [seed] * n if isinstance(seed, int) else seed
     if len(seeds) != n:
         raise SteeringError(f"{len(seeds)} seeds were given for {n} prompts.")
     return seeds
@@ -114,20 +114,21 @@ class _SharedNoise(LogitsProcessor):
     trick). A row's noise comes from its seed and prompt, so rows that share both share it.
     """
 
-    def __init__(self, seeds_and_prompts, temperature, top_k):
-        self.temperature, self.top_k = temperature, top_k
+    def __init__(self, model, seeds_and_prompts, temperature, top_k):
+        self.model, self.temperature, self.top_k = model, temperature, top_k
         numbers = [zlib.crc32(repr(pair).encode()) for pair in seeds_and_prompts]
         self.generators = {number: torch.Generator().manual_seed(number) for number in numbers}
         places = {number: row for row, number in enumerate(self.generators)}
         self.rows = torch.tensor([places[number] for number in numbers])
 
     def __call__(self, input_ids, scores):
-        if self.temperature == 0:
+        best, tokens = scores.topk(min(self.top_k, scores.shape[1]))
+        finite(best[:, 0], "the next token", self.model)  # NaN counts as the largest
+        if self.temperature < 1e-30:  # no luck could change the choice
             return scores
         draws = [
             torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators.values()
         ]
         gumbel = -torch.stack(draws).log().to(scores.device)
-        best, tokens = scores.topk(min(self.top_k, scores.shape[1]))
         noisy = best / self.temperature + gumbel[self.rows.to(scores.device)[:, None], tokens]
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, noisy)

@@ -19,15 +19,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import TORCH_CAME_FIRST
+from .checks import SteeringError, checked
 
 POCKET = Path(__file__).parent / "pocket"
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "auto")
 # Older files hold these; nothing was learned in them.
 _CONSTANT = re.compile(r"\b(attn|attention)\.(masked_)?bias$|inv_freq$")
-
-
-class SteeringError(ValueError):
-    """Every error of this package: what went wrong, and what to do about it."""
 
 
 def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
@@ -263,48 +260,70 @@ def with_hidden_state(output, hidden) -> Tensor | tuple:
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
+@checked
 def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0) -> dict[str, Tensor]:
     """Tokenise prompts into one padded batch on the model's device.
 
     Pad on the right for reading (every real token keeps its position), on the left for
     generating ``new_tokens`` more, which must fit the context too.
     Returns ``{"input_ids", "attention_mask"}``, each [prompt, token]. Raises SteeringError for
-    a bare string, an empty list, an empty prompt, or one longer than the context.
+    a bare string, an empty list, an empty prompt, one longer than the context, or a tokenizer of
+    another vocabulary.
     """
     check_depth(model)
-    prompts = check_prompts(prompts)
-    batch = tokenizer(prompts, padding=True, padding_side=padding_side, return_tensors="pt")
-    lengths = batch["attention_mask"].sum(1).tolist()
-    context = context_length(model)
-    for prompt, length in zip(prompts, lengths, strict=True):
-        if context and length + new_tokens > context:
+    ids, context = token_ids(model, tokenizer, prompts), context_length(model)
+    for prompt, own in zip(prompts, ids, strict=True):
+        if context and len(own) + new_tokens > context:
             more = f" plus {new_tokens} new ones" if new_tokens else ""
             raise SteeringError(
-                f"The prompt {prompt[:40]!r}… has {length} tokens{more}, but "
+                f"The prompt {prompt[:40]!r}… has {len(own)} tokens{more}, but "
                 f"{model_name(model)} reads at most {context}. Shorten it."
             )
-    device = model.get_input_embeddings().weight.device
-    return {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+    return padded(model, tokenizer, ids, padding_side)
+
+
+def token_ids(model, tokenizer, texts, **options) -> list[list[int]]:
+    """The tokens of each text; ``options`` are the tokenizer's.
+
+    Raises SteeringError for a text that is far too long, one without a token, and tokens that the
+    model does not have.
+    """
+    longest, context = max(texts, key=len), context_length(model)
+    # To tokenise megabytes only to refuse them takes long. 128 characters make a very long token.
+    if context and len(longest) > 128 * context:
+        raise SteeringError(
+            f"The text {longest[:40]!r}… has {len(longest)} characters, but {model_name(model)} "
+            f"reads at most {context} tokens. Shorten it."
+        )
+    ids = tokenizer(texts, **options)["input_ids"]
+    if max(map(max, filter(None, ids)), default=0) >= len(model.get_input_embeddings().weight):
+        raise SteeringError(
+            f"The tokenizer has tokens that {model_name(model)} does not have: it belongs to "
+            "another model. load_model(name) gives both."
+        )
+    for text, own in zip(texts, ids, strict=True):
+        if text.strip() and not own:
+            raise SteeringError(f"The text {text!r} has no token in this vocabulary: reword it.")
+    return ids
+
+
+def padded(model, tokenizer, ids, side="right") -> dict[str, Tensor]:
+    """A batch as of ``encode`` from the tokens of each text."""
+    embedding, pad = model.get_input_embeddings().weight, tokenizer.pad_token_id or 0
+    lengths = torch.tensor([len(own) for own in ids])
+    real = torch.arange(int(lengths.max())) < lengths[:, None]
+    real = real.flip(1) if side == "left" else real
+    # The mask hides what pads; a token that the model does not have would still stop it.
+    tokens = torch.full(real.shape, pad if pad < len(embedding) else 0)
+    tokens[real] = torch.tensor([token for own in ids for token in own])
+    batch = {"input_ids": tokens, "attention_mask": real.long()}
+    return {name: tensor.to(embedding.device) for name, tensor in batch.items()}
 
 
 def rows_of(batch, rows) -> dict[str, Tensor]:
     """Some rows of a right-padded batch, no wider than the longest of them."""
     width = int(batch["attention_mask"][rows].sum(1).max())
     return {name: tensor[rows, :width] for name, tensor in batch.items()}
-
-
-def check_prompts(prompts) -> list[str]:
-    """The prompts as a list; SteeringError for a bare string, an empty list or empty prompt."""
-    if isinstance(prompts, str):
-        raise SteeringError(f"Expected a list of prompts, got one string: use [{prompts!r}].")
-    prompts = list(prompts)
-    if not prompts:
-        raise SteeringError("The list of prompts is empty: give at least one.")
-    for number, prompt in enumerate(prompts, start=1):
-        if not isinstance(prompt, str) or not prompt.strip():
-            which = "The prompt" if len(prompts) == 1 else f"Prompt {number} of {len(prompts)}"
-            raise SteeringError(f"{which} is empty ({prompt!r}): write some text.")
-    return prompts
 
 
 def context_length(model) -> int | None:

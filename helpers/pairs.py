@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from html import escape
 
-from .models import SteeringError, check_prompts
+from .checks import SteeringError, checked
 from .tables import Table
 
 
+@checked
 def tokens(tokenizer, text) -> list[str]:
     """The tokens of a text as readable strings, special tokens included: ``["I", " think"]``."""
     return [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
@@ -76,6 +77,7 @@ class PairReport(list):
         return self._table._repr_html_() + notes
 
 
+@checked
 def check_pairs(tokenizer, pairs, strict=False) -> PairReport:
     """Tokenise both prompts of every pair and compare their lengths.
 
@@ -102,19 +104,12 @@ def check_pairs(tokenizer, pairs, strict=False) -> PairReport:
     return report
 
 
+@checked
 def split(pairs) -> tuple[list[str], list[str]]:
     """The positive and the negative prompts of a list of pairs, as two lists of equal length.
 
     Raises SteeringError for an empty list, something that is not a pair, an empty prompt, or
-    equal prompts.
+    prompts that are equal but for the space around them.
     """
-    pairs = list(pairs)
-    if not pairs:
-        raise SteeringError("The list of pairs is empty: give at least one (positive, negative).")
-    for pair in pairs:
-        if isinstance(pair, str) or len(pair) != 2:
-            raise SteeringError(f"Expected a pair (positive, negative), got {pair!r}.")
-        if pair[0] == pair[1]:
-            raise SteeringError(f"Both prompts of a pair are {pair[0]!r}: there is no contrast.")
     positive, negative = zip(*pairs, strict=True)
-    return check_prompts(positive), check_prompts(negative)
+    return list(positive), list(negative)

@@ -6,11 +6,13 @@ import ipywidgets as widgets
 from IPython.display import display
 
 from . import plots
+from .checks import checked
 
 
 class LayerExplorer:
     """A figure that depends on the layer, with a slider: ``panel.layer.value = 3`` moves it."""
 
+    @checked
     def __init__(self, draw, n_layer):
         top = n_layer - 1
         self.layer_slider = labelled(widgets.IntSlider, "Layer", value=top // 2, max=top)

@@ -5,10 +5,14 @@ class has its own marker too.
 """
 
 import io
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from IPython.display import display
+
+from .checks import SteeringError, checked, not_negative, numbers
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#595959"
 
@@ -60,13 +64,18 @@ def lines(ax, x, series, xlabel, ylabel) -> None:
         ax.legend()
 
 
+@checked(values=partial(numbers, nan=True, dtype=torch.float64), limit=not_negative)
 def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), cmap="RdBu") -> None:
     """Numbers in coloured cells; the colours diverge from 0 and end at ±limit.
 
     The cells (row, column) in ``marked`` get a frame; ``cmap="RdBu_r"`` shows more as worse.
+    Raises SteeringError for labels that do not match the values, or values that are all NaN.
     """
-    values = np.asarray(values)
-    limit = limit or np.nanmax(np.abs(values))
+    values = values.numpy()
+    if values.shape != (len(ylabels), len(xlabels)) or np.isnan(values).all():
+        labels = f"{len(ylabels)} ylabels and {len(xlabels)} xlabels"
+        raise SteeringError(f"Values of shape {list(values.shape)}, not all NaN, need {labels}.")
+    limit = limit or np.nanmax(np.abs(values)) or 1
     ax.imshow(values, cmap=cmap, vmin=-limit, vmax=limit, aspect="auto")
     ax.set_xticks(range(len(xlabels)), xlabels)
     ax.set_yticks(range(len(ylabels)), ylabels)

@@ -9,9 +9,9 @@ import torch
 from scipy.stats import bootstrap, rankdata
 
 from .activations import residual_stream
+from .checks import RULES, SteeringError, checked, from_0, scores
 from .concepts import SENTIMENT
 from .directions import SteeringVector
-from .models import SteeringError
 from .pairs import split
 from .steering import layers_of
 
@@ -28,6 +28,7 @@ class Estimate(NamedTuple):
         return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
+@checked(seed=from_0)
 def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:
     """Mean over prompts, with a bootstrap interval (percentile, 10,000 resamples).
 
@@ -35,12 +36,12 @@ def mean_with_interval(values, confidence=0.95, seed=0) -> Estimate:
 
     Raises SteeringError for fewer than two values: one prompt has a mean but no interval.
     """
-    values = np.asarray(values, dtype=float)
     if values.size < 2:
         raise SteeringError(f"An interval over {values.size} prompt(s) does not exist: give more.")
     return _estimate([values], np.mean, 10_000, confidence, seed)
 
 
+@checked(positive=scores, negative=scores, seed=from_0)
 def auc_with_interval(positive, negative, confidence=0.95, seed=0) -> Estimate:
     """Area under the ROC curve: chance that a positive text scores above a negative one.
 
@@ -48,7 +49,7 @@ def auc_with_interval(positive, negative, confidence=0.95, seed=0) -> Estimate:
     draws texts of either class anew (percentile bootstrap, 2,000 resamples). Inputs are scores
     [text] of each class. Raises SteeringError for a class of fewer than two texts.
     """
-    sides = [np.asarray(side, dtype=float) for side in (positive, negative)]
+    sides = positive, negative
     if min(side.size for side in sides) < 2:
         raise SteeringError("An interval needs two texts of each class or more.")
 
@@ -74,6 +75,7 @@ def _estimate(samples, statistic, n_resamples, confidence, seed) -> Estimate:
     return Estimate(float(statistic(*samples)), float(low), float(high))
 
 
+@checked(vector=RULES["other"], seed=from_0)
 def controls(
     model, tokenizer, vector, concept=SENTIMENT, n_random=20, n_shuffled=70, n_orthogonal=5, seed=0
 ) -> dict[str, list[SteeringVector]]:

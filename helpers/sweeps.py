@@ -8,21 +8,20 @@ import torch
 from torch import Tensor
 
 from .batches import READING, WRITING, Batches, progress
+from .checks import RULES, SteeringError, checked, finite
 from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .evaluation import log_odds_from, next_token_logits, price, surprisal, word_sides
 from .generation import SteeredTexts, generate, seed_list
 from .hooks import change, refuse_inside_steer
 from .models import (
-    SteeringError,
     blocks,
-    check_prompts,
     encode,
     hidden_state,
     rows_of,
     with_hidden_state,
 )
-from .steering import as_list, force_matrix, layers_of
+from .steering import as_list, layers_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +104,7 @@ def _by_sign(values, forces):
     return values[rows, up], values[rows, down]
 
 
+@checked
 @torch.no_grad()
 def sweep(
     model, tokenizer, prompts, vectors, forces, concept=SENTIMENT, batch_tokens=READING
@@ -128,7 +128,7 @@ def sweep(
 
     Call it outside of ``steer``. Raises SteeringError as ``steer``, ``encode`` and ``word_ids`` do.
     """
-    prompts, vectors = check_prompts(prompts), as_list(vectors)
+    vectors = as_list(vectors)
     forces = _force_table(forces, len(vectors))
     sides = word_sides(tokenizer, concept)
     batch = encode(model, tokenizer, prompts)
@@ -140,6 +140,7 @@ def sweep(
     return Sweep(steered - base, base, vectors, forces, prompts)
 
 
+@checked(texts=RULES["prompts"])
 @torch.no_grad()
 def sweep_damage(model, tokenizer, texts, vectors, forces, batch_tokens=READING) -> Tensor:
     """How much worse the steered model reads ordinary texts: bits per token [vector, force, text].
@@ -148,7 +149,7 @@ def sweep_damage(model, tokenizer, texts, vectors, forces, batch_tokens=READING)
     where the push helps to read. ``vectors`` and ``forces`` are as in ``sweep``, as are the
     errors; a text needs two tokens.
     """
-    texts, vectors = check_prompts(texts), as_list(vectors)
+    vectors = as_list(vectors)
     forces = _force_table(forces, len(vectors))
     batch = encode(model, tokenizer, texts)
     if batch["attention_mask"].sum(1).min() < 2:
@@ -163,6 +164,7 @@ def sweep_damage(model, tokenizer, texts, vectors, forces, batch_tokens=READING)
     return steered - base
 
 
+@checked
 @torch.no_grad()
 def sweep_texts(
     model,
@@ -182,7 +184,7 @@ def sweep_texts(
     prompts or one for each, and ``options`` go to ``generate``. ``priced=False`` leaves out the
     price, which costs another reading of all texts. Raises SteeringError as ``generate`` does.
     """
-    prompts, vectors = check_prompts(prompts), as_list(vectors)
+    vectors = as_list(vectors)
     forces = _force_table(forces, len(vectors))
     seeds = seed_list(seed, len(prompts))
     widths = encode(model, tokenizer, prompts, new_tokens=max_new_tokens)["attention_mask"].sum(1)
@@ -219,14 +221,13 @@ def sweep_texts(
 
 def _force_table(forces, n_vectors) -> Tensor:
     """[force] or [vector, force] as [vector, force], or a SteeringError."""
-    table = torch.as_tensor(forces, dtype=torch.float32, device="cpu")
-    fits = table.ndim == 1 or (table.ndim == 2 and len(table) == n_vectors)
-    if not fits or not table.numel():
+    fits = forces.ndim == 1 or (forces.ndim == 2 and len(forces) == n_vectors)
+    if not fits or not forces.numel():
         raise SteeringError(
-            f"Forces of shape {list(table.shape)} do not fit {n_vectors} vector(s): give [force], "
+            f"Forces of shape {list(forces.shape)} do not fit {n_vectors} vector(s): give [force], "
             "the same for all, or [vector, force]."
         )
-    return force_matrix(table.expand(n_vectors, -1), n_vectors)  # raises unless all are finite
+    return forces.expand(n_vectors, -1)
 
 
 def _experiments(model, everything, vectors, forces, read, batch_tokens, desc):
@@ -254,7 +255,7 @@ def _experiments(model, everything, vectors, forces, read, batch_tokens, desc):
 
     with bar:
         prompts_at_once.run(under_all_pushes, lengths)
-    return base, steered
+    return finite(base, desc, model), finite(steered, desc, model)
 
 
 def _unsteered(model, batch, layers, read):

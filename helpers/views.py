@@ -13,11 +13,12 @@ import torch
 from matplotlib.figure import Figure
 
 from . import plots
+from .checks import SteeringError, by_layer, checked, real, whole
 from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .evaluation import log_odds_from, next_token_logits, perplexity, word_sides
 from .generation import generate
-from .models import encode
+from .models import blocks, encode, model_name, resolve_layer
 from .steering import steer
 from .sweeps import sweep_texts
 from .tables import Table
@@ -53,21 +54,31 @@ class Result:
         return log2(self.perplexity[1] / self.perplexity[0])
 
 
+def check_layers(model, **values):
+    """SteeringError for a list without one entry for each layer; a single vector has no layers."""
+    for name, value in values.items():
+        if not isinstance(value, SteeringVector) and len(value) != len(blocks(model)):
+            layers = f"{model_name(model)} has {len(blocks(model))} layers"
+            raise SteeringError(f"{name} has {len(value)} entries, but {layers}.")
+
+
 def vector_at(vectors, layer) -> SteeringVector:
     """The vector for a layer: of a list by layer that one, else the one and only."""
     return vectors if isinstance(vectors, SteeringVector) else vectors[layer]
 
 
+@checked
 @torch.inference_mode()  # a little faster than no_grad; only numbers and text leave it
 def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT) -> Result:
     """Text and next-word probabilities without and with steering.
 
     ``vectors`` is a list by layer, or one vector for any layer; ``scale`` the typical norm by
-    layer. Raises SteeringError as ``generate`` does.
+    layer. Raises SteeringError as ``generate`` does, and for a list of another length.
     """
-    prompts, layer = [setting.prompt] * 2, setting.layer
+    check_layers(model, vectors=vectors, scale=scale)
+    prompts, layer = [setting.prompt] * 2, resolve_layer(model, whole(setting.layer, "layer"))
     vector = vector_at(vectors, layer)
-    forces = torch.tensor([0, setting.force])
+    forces = torch.tensor([0, real(setting.force, "force")])
     text = generate(
         model, tokenizer, prompts[:1], vector, setting.force, layer,
         max_new_tokens=setting.length, seed=setting.seed,
@@ -91,6 +102,7 @@ def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT) -> Res
     )
 
 
+@checked
 def write_sentence(result, limit=None, line=2.0) -> str:
     """The result in words.
 
@@ -168,11 +180,15 @@ def draw_words(result) -> Figure:
     return figure
 
 
+@checked(vectors=by_layer)
 def completions(model, tokenizer, prompt, vectors, layers, shares, scale, seed=0) -> Table:
     """Steered texts of one prompt for some layers and forces, as a table.
 
-    One batch: each row of it has its own layer and force.
+    One batch: each row of it has its own layer and force. Raises SteeringError as ``generate``
+    does, and for vectors or a scale without one entry for each layer.
     """
+    check_layers(model, vectors=vectors, scale=scale)
+    layers = [resolve_layer(model, layer) for layer in layers]
     chosen = [vectors[layer] for layer in layers]
     forces = [[float(share * scale[layer]) for share in shares] for layer in layers]
     written = sweep_texts(model, tokenizer, [prompt], chosen, forces, seed=seed, priced=False).texts

@@ -122,6 +122,44 @@ def test_a_vector_without_direction_is_refused(make):
         make(make_vector())
 
 
+def test_vectors_are_divided_and_summed_like_numbers():
+    v, w = make_vector(), make_vector(seed=2)
+    torch.testing.assert_close((v / 2).raw, v.raw / 2)
+    torch.testing.assert_close((v / torch.tensor(-4.0)).raw, v.raw / -4)
+    torch.testing.assert_close(sum([v, w, v]).raw, 2 * v.raw + w.raw)
+    assert sum([v]) is v
+
+
+@pytest.mark.parametrize("odd", ["a", None, True, float("nan"), float("inf"), [1, 2], 1j, 0])
+def test_what_no_vector_can_be_multiplied_with_is_named(odd):
+    v = make_vector()
+    for make in (lambda: v * odd, lambda: odd * v, lambda: v / odd):
+        with pytest.raises(SteeringError, match="factor must be a number but 0 .*, got"):
+            make()
+
+
+@pytest.mark.parametrize("odd", ["a", None, 1, 0, [1.0], torch.ones(32)])
+def test_only_vectors_are_added_to_vectors(odd):
+    v = make_vector()
+    for make in (lambda: v + odd, lambda: v - odd):
+        with pytest.raises(SteeringError, match="other must be a SteeringVector .*, got"):
+            make()
+
+
+@pytest.mark.parametrize("kind", [np.array, list, tuple, torch.tensor])
+def test_a_vector_is_made_from_numbers_of_any_kind(kind):
+    v = SteeringVector.from_raw(kind([3, 4]), layer=1, method="m", model_name="n", n_pairs=0)
+    torch.testing.assert_close(v.direction, torch.tensor([0.6, 0.8]))
+    assert v.raw_norm == pytest.approx(5) and v.direction.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ">f8"])
+def test_a_direction_may_be_an_array_of_floats(dtype):
+    v = dataclasses.replace(make_vector(), direction=np.array([0.6, 0.8, 0.0], dtype)[::-1])
+    torch.testing.assert_close(v.direction, torch.tensor([0.0, 0.8, 0.6]), atol=1e-3, rtol=0)
+    assert v.direction.dtype == torch.float32
+
+
 @pytest.mark.parametrize(
     "direction", [torch.ones(4), torch.zeros(4), torch.full([4], torch.nan), torch.eye(2)]
 )

@@ -49,7 +49,6 @@ TAILS = [" cold and had no taste.", " good", " the wine, the staff and the view 
 def test_words_are_single_tokens_with_a_space_before_them():
     ids = word_ids(tokenizer(), ["good", "bad"])
     assert [tokenizer().decode([i]) for i in ids] == [" good", " bad"]
-    assert word_ids(tokenizer(), []) == []
 
 
 def test_the_words_of_a_concept_side_by_side():
@@ -138,11 +137,9 @@ def test_log_odds_turn_their_sign_with_the_lists():
     plain = log_odds(tiny_model(), tokenizer(), PROMPTS)
     turned = log_odds(tiny_model(), tokenizer(), PROMPTS, concept=swapped)
     torch.testing.assert_close(turned, -plain)
-    equal = replace(SENTIMENT, positive_words=["good"], negative_words=["good"])
-    assert log_odds(tiny_model(), tokenizer(), PROMPTS, concept=equal).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("n", [1, 3, 16, 99])
+@pytest.mark.parametrize("n", [1, 3, 16])
 def test_balanced_prompts_are_the_development_prompts_of_least_lean_closest_first(n):
     leans = {p: abs(plain_log_odds(tiny_model(), p)) for p in SENTIMENT.dev_prompts}
     assert len(leans) == len(SENTIMENT.dev_prompts)

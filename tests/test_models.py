@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import re
@@ -25,6 +26,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from helpers import models
+from helpers.evaluation import log_odds, perplexity
+from helpers.generation import generate
 from helpers.models import SteeringError, fingerprint, load_model
 from tiny_models import (
     DEPTH,
@@ -33,6 +36,7 @@ from tiny_models import (
     WIDTH,
     hooks,
     logits_of,
+    make_vector,
     new_model,
     tiny_model,
     token_ids,
@@ -737,7 +741,7 @@ def test_mistake_08_last_token_of_a_right_padded_row_is_no_pad():
         (["The soup was", ""], r"Prompt 2 of 2 is empty \(''\): write some text"),
         (["", "We", "liked"], r"Prompt 1 of 3 is empty"),
         (["  \n"], r"The prompt is empty \('  \\n'\)"),
-        ([None], r"The prompt is empty \(None\)"),
+        ([None], r"The prompt is no text \(None\): give a str"),
         (["word " * 65], r"'word word.* has 6\d tokens, but tiny-gpt2 reads at most 64"),
     ],
 )
@@ -751,6 +755,79 @@ def test_new_tokens_must_fit_the_context_too():
     models.encode(model, tokenizer(), ["word " * 50], new_tokens=64 - len(ids))
     with pytest.raises(SteeringError, match=f"{len(ids)} tokens plus {65 - len(ids)} new ones"):
         models.encode(model, tokenizer(), ["word " * 50], new_tokens=65 - len(ids))
+
+
+def test_a_text_far_beyond_the_context_is_refused_before_it_is_tokenised(monkeypatch):
+    monkeypatch.setattr(type(tokenizer()), "__call__", None)
+    message = r"'word word.* has 2000000 characters, but tiny-gpt2 reads at most 64 tokens. Shorten"
+    with pytest.raises(SteeringError, match=message):
+        models.encode(tiny_model(), tokenizer(), ["We", "word " * 400_000])
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused():
+    model = new_model()
+    model.resize_token_embeddings(300)
+    assert tokenizer()(PROMPTS[0])["input_ids"][-1] >= 300
+    for use in (models.encode, log_odds, lambda *given: perplexity(*given, PROMPTS)):
+        with pytest.raises(SteeringError, match="tiny-gpt2 does not have: it belongs to another"):
+            use(model, tokenizer(), PROMPTS)
+
+
+@pytest.fixture
+def without_padding():
+    """The tokenizer as if it had no padding token."""
+    bare = copy.deepcopy(tokenizer())
+    bare.pad_token = None
+    assert bare.pad_token_id is None
+    return bare
+
+
+def test_a_tokenizer_without_a_padding_token_serves_too(without_padding):
+    model, v = tiny_model(), make_vector()
+    for side in ("left", "right"):
+        mine, plain = (
+            models.encode(model, some, PROMPTS, side) for some in (without_padding, tokenizer())
+        )
+        assert mine["attention_mask"].equal(plain["attention_mask"])
+        real = plain["attention_mask"].bool()
+        assert mine["input_ids"][real].equal(plain["input_ids"][real])
+    for some in (without_padding, tokenizer()):
+        texts = generate(model, some, PROMPTS, v, 3.0, max_new_tokens=3)
+        assert perplexity(model, some, PROMPTS, PROMPTS).equal(
+            perplexity(model, tokenizer(), PROMPTS, PROMPTS)
+        )
+        assert texts == generate(model, tokenizer(), PROMPTS, v, 3.0, max_new_tokens=3)
+
+
+def test_a_padding_token_that_the_model_does_not_have_is_not_read():
+    added = copy.deepcopy(tokenizer())
+    added.add_special_tokens({"pad_token": "[NONE]"})
+    assert added.pad_token_id == len(tiny_model().get_input_embeddings().weight)
+    batch = models.encode(tiny_model(), added, PROMPTS)
+    assert log_odds(tiny_model(), added, PROMPTS).equal(
+        log_odds(tiny_model(), tokenizer(), PROMPTS)
+    )
+    assert batch["input_ids"].max() < added.pad_token_id
+
+
+def test_a_text_without_a_token_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        type(tokenizer()), "__call__", lambda self, texts, **options: {"input_ids": [[5], []]}
+    )
+    with pytest.raises(SteeringError, match="The text 'of' has no token in this vocabulary"):
+        models.encode(tiny_model(), tokenizer(), ["Words", "of"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"padding_side": "lft"}, "padding_side must be 'left' or 'right', got 'lft'"),
+        ({"new_tokens": -1}, "new_tokens must be a whole number, 0 or above, got -1"),
+    ],
+)
+def test_unusable_options_of_encode(change, message):
+    with pytest.raises(SteeringError, match=message):
+        models.encode(tiny_model(), tokenizer(), PROMPTS, **change)
 
 
 def test_a_model_without_a_limit_reads_any_length():

@@ -63,7 +63,7 @@ def test_lengths_that_differ_are_refused_if_strict_with_both_token_lists():
         ([("a", "b"), (" ", "c")], "Prompt 2 of 2 is empty"),
         (["ab"], r"Expected a pair \(positive, negative\), got 'ab'"),
         ([("a", "b", "c")], "Expected a pair"),
-        ("ab", "Expected a pair"),
+        ("ab", r"pairs must be a list of pairs \(positive, negative\), got 'ab'"),
     ],
 )
 def test_unusable_pairs(pairs, message):

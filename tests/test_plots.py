@@ -1,3 +1,5 @@
+import math
+
 import matplotlib
 import pytest
 
@@ -10,6 +12,7 @@ from IPython.utils.capture import capture_output  # noqa: E402
 from traitlets.config import Config  # noqa: E402
 
 from helpers import plots  # noqa: E402
+from helpers.models import SteeringError  # noqa: E402
 
 
 @pytest.fixture
@@ -90,6 +93,33 @@ def test_heatmap_frames_what_is_marked_and_writes_no_negative_zero(ax):
     [frame] = ax.patches
     assert frame.get_bbox().extents.tolist() == [-0.5, 0.5, 0.5, 1.5]  # x0, y0, x1, y1
     assert ax.images[0].get_cmap().name == "RdBu_r"
+
+
+def test_heatmap_of_zeros_is_drawn_without_a_warning(ax, recwarn):
+    plots.heatmap(ax, [[0, 0.0]], ["a", "b"], ["c"])
+    ax.figure.canvas.draw()
+    assert ax.images[0].get_clim() == (-1, 1) and not recwarn.list
+    assert [text.get_text() for text in ax.texts] == ["0.0", "0.0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"xlabels": ["a"]}, r"Values of shape \[2, 2\].* need 2 ylabels and 1 xlabels"),
+        ({"ylabels": ["a", "b", "c"]}, r"Values of shape \[2, 2\].* need 3 ylabels and 2 xlabels"),
+        ({"values": [1.0, 2.0]}, r"Values of shape \[2\]"),
+        ({"values": [[math.nan] * 2] * 2}, "not all NaN"),
+        ({"values": [["a", "b"]] * 2}, "values must be numbers"),
+        ({"xlabels": "ab"}, "xlabels must be a list of labels, got 'ab'"),
+        ({"limit": -1}, "limit must be a number, 0 or above, got -1"),
+        ({"limit": math.nan}, "limit must be a number, 0 or above, got nan"),
+    ],
+)
+def test_heatmap_refuses_what_does_not_fit_together(ax, change, message):
+    given = {"values": [[1, math.nan], [3, 4]], "xlabels": ["a", "b"], "ylabels": range(2)}
+    plots.heatmap(ax, **given)
+    with pytest.raises(SteeringError, match=message):
+        plots.heatmap(ax, **{**given, **change})
 
 
 def test_paired_orders_by_base_and_keeps_labels_beside_their_values(ax):

@@ -155,7 +155,7 @@ def test_force_zero_changes_nothing_and_shows_the_likeliest_words(pocket):
 def test_a_setting_that_cannot_be(change, message):
     setting = Setting(**{**vars(a_result(layer=1).setting), **change})
     with no_hook_left(tiny_model()), pytest.raises(SteeringError, match=message):
-        compute(tiny_model(), tokenizer(), make_vector(), [5.0] * 4, setting)
+        compute(tiny_model(), tokenizer(), make_vector(), [5.0] * 3, setting)
 
 
 # -- The same in words, as code and as HTML
