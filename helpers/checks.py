@@ -111,6 +111,8 @@ def _plain(value):
 
 def numbers(value, name, most=1e308, dtype=torch.float32, bools=False, nan=False) -> Tensor:
     """Finite numbers of any shape: one, nested lists, an array or a tensor; become a tensor."""
+    if isinstance(value, Tensor) and value.dtype == dtype and (value.abs() <= most).all():
+        return value.cpu()
     table = np.asarray(value.tolist() if isinstance(value, Tensor) else value, dtype=object)
     entries = [_plain(entry) for entry in table.flat]
     for entry in entries:
@@ -243,6 +245,7 @@ TABLE = [
     ("force forces", forces),
     ("layer", whole),
     ("layers", several(whole, "a list of layers")),
+    ("prompt_lengths", several(above_0, "a whole number above 0 or a list of them", alone=True)),
     ("position", lambda value, name: value if str(value) == "mean" else place(value, name)),
     ("positions", text),
     ("padding_side", rule("'left' or 'right'", lambda side: str(side) in ("left", "right"))),

@@ -285,9 +285,9 @@ def find_vectors(
     if method not in METHODS:
         raise SteeringError(f"Unknown method {method!r}: choose one of {', '.join(METHODS)}.")
     refuse_inside_steer(model)
-    check_causal(model)
     positive, negative = split(pairs)
     cache = residual_stream(model, tokenizer, positive + negative, position)
+    check_causal(model)
     weights = fingerprint(model)
     return [
         SteeringVector.from_raw(

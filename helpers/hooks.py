@@ -12,8 +12,8 @@ from inspect import signature
 
 import torch
 
+from .checks import SteeringError
 from .models import (
-    SteeringError,
     blocks,
     check_depth,
     decoder,
@@ -136,6 +136,8 @@ def hooked(model, what, hooks, scope=None, prepend=False):
     part, config, n_layer = decoder(model), model.config.get_text_config(), len(blocks(model))
     arguments, heard, ever = signature(part.forward), set(), set()
     check_depth(model)
+    if not hooks:
+        raise SteeringError("layers is empty: give at least one.")
 
     def begin(module, args, kwargs):
         heard.clear()

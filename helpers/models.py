@@ -227,6 +227,17 @@ def check_depth(model):
         )
 
 
+def check_ready(model):
+    """Put the model into evaluation mode, with a warning, or raise SteeringError if it is empty."""
+    check_depth(model)
+    embeddings = model.get_input_embeddings()
+    if embeddings.weight.is_meta and not hasattr(embeddings, "_hf_hook"):  # Accelerate's, on disk
+        raise SteeringError("The model has no weights in memory: load_model(name) brings them.")
+    if any(part.training for part in model.modules()):
+        warnings.warn("The model was in training mode: now it is in model.eval().", stacklevel=2)
+        model.eval()
+
+
 def decoder(model) -> nn.Module:
     """The module that runs embeddings, blocks and final norm, without the language-model head."""
     found = model.get_decoder() if hasattr(model, "get_decoder") else None
@@ -238,7 +249,7 @@ def resolve_layer(model, layer) -> int:
     """Turn a layer index, perhaps negative, into 0 ≤ layer < n_layer, or raise SteeringError."""
     n_layer = len(blocks(model))
     try:
-        return range(n_layer)[layer]
+        return range(n_layer)[None if isinstance(layer, bool) else layer]
     except (IndexError, TypeError):
         raise SteeringError(
             f"Layer {layer!r} does not exist: {model_name(model)} has {n_layer} layers, "
@@ -270,7 +281,6 @@ def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0) -> dic
     a bare string, an empty list, an empty prompt, one longer than the context, or a tokenizer of
     another vocabulary.
     """
-    check_depth(model)
     ids, context = token_ids(model, tokenizer, prompts), context_length(model)
     for prompt, own in zip(prompts, ids, strict=True):
         if context and len(own) + new_tokens > context:
@@ -288,6 +298,7 @@ def token_ids(model, tokenizer, texts, **options) -> list[list[int]]:
     Raises SteeringError for a text that is far too long, one without a token, and tokens that the
     model does not have.
     """
+    check_ready(model)
     longest, context = max(texts, key=len), context_length(model)
     # To tokenise megabytes only to refuse them takes long. 128 characters make a very long token.
     if context and len(longest) > 128 * context:
@@ -317,7 +328,8 @@ def padded(model, tokenizer, ids, side="right") -> dict[str, Tensor]:
     tokens = torch.full(real.shape, pad if pad < len(embedding) else 0)
     tokens[real] = torch.tensor([token for own in ids for token in own])
     batch = {"input_ids": tokens, "attention_mask": real.long()}
-    return {name: tensor.to(embedding.device) for name, tensor in batch.items()}
+    device = "cpu" if embedding.is_meta else embedding.device  # Accelerate moves it on
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def rows_of(batch, rows) -> dict[str, Tensor]:

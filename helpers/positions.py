@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .models import SteeringError
+from .checks import SteeringError
 
 POSITIONS = ("all", "prompt", "generated")
 
@@ -12,7 +12,7 @@ class Scope:
     """The tokens that one ``steer`` block pushes, in whichever forward pass runs.
 
     ``positions`` and ``prompt_lengths`` are as in ``steer``; ``push`` is what tells this push
-    from others. Raises SteeringError for positions or lengths that cannot be.
+    from others. Raises SteeringError for positions that do not exist.
     """
 
     def __init__(self, positions, prompt_lengths, push):
@@ -20,7 +20,8 @@ class Scope:
             raise SteeringError(f"Unknown positions {positions!r}: choose {', '.join(POSITIONS)}.")
         if positions != "all" and prompt_lengths is None:
             raise SteeringError(f"positions={positions!r} needs prompt_lengths: where prompts end.")
-        self.positions, self.lengths = positions, _whole_lengths(prompt_lengths)
+        self.positions = positions
+        self.lengths = torch.tensor(1 if prompt_lengths is None else prompt_lengths).reshape(-1)
         self.push = hash((positions, tuple(self.lengths.tolist()), push))
         self.now = {"attention_mask": None, "past": 0, "position_ids": None}
 
@@ -119,20 +120,3 @@ def check_rows(what, n, n_rows):
             f"num_return_sequences repeat every prompt: repeat the {what} likewise, with "
             "repeat_interleave."
         )
-
-
-def _whole_lengths(prompt_lengths) -> Tensor:
-    """One whole number above 0 for each row, [row or 1]."""
-    try:
-        lengths = torch.as_tensor(1 if prompt_lengths is None else prompt_lengths)
-    except (TypeError, ValueError, RuntimeError):
-        lengths = torch.empty(0)
-    number = not (
-        lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool
-    )
-    if not number or lengths.ndim > 1 or not lengths.numel() or lengths.min() < 1:
-        raise SteeringError(
-            "prompt_lengths must be a whole number above 0, or one for each row of the batch, "
-            f"got {prompt_lengths!r}."
-        )
-    return lengths.long().reshape(-1).cpu()

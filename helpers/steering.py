@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 import torch
 
+from .checks import RULES, SteeringError, checked
 from .directions import SteeringVector, check_fit
 from .hooks import hooked
-from .models import SteeringError, blocks, resolve_layer
+from .models import blocks, resolve_layer
 from .positions import Scope, check_rows
 
 
+@checked
 @contextmanager
 def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None):
     """Add ``force * vector.direction`` to the output of a block, inside a ``with`` block.
@@ -35,16 +37,18 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
         Real tokens in each prompt; needed unless ``positions="all"``.
 
     Raises SteeringError, before the model is touched, for a force that is not finite or of the
-    wrong shape, a layer out of range, a vector of the wrong width, an unknown word for
-    positions; and in a forward pass whose batch has another size than the forces.
+    wrong shape, a layer out of range, a vector made on other weights, an unknown word for
+    positions; in a forward pass that cannot be steered as asked; and at the end if there was none.
     """
-    deltas = _delta_by_layer(model, vector, force, layer)
+    vectors = as_list(vector)
+    deltas = _delta_by_layer(model, vectors, force, layer)
     push = tuple((at, delta.numpy().tobytes()) for at, delta in deltas.items())
     scope = Scope(positions, prompt_lengths, push)
 
     def adder(delta):
         def add(hidden):
             check_rows("forces", len(delta), len(hidden))
+            refuse_ambiguous(force, len(vectors), len(hidden))
             push = delta.to(hidden)[:, None, :]  # the block's own device and dtype
             where = scope.tokens(*hidden.shape[:2])
             if where is not None:
@@ -58,6 +62,7 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
         yield
 
 
+@checked(vector=RULES["other"])
 @contextmanager
 def ablate(model, vector, layers=None):
     """Take a direction out of the stream behind blocks: h' = h − (h·v)v, inside a ``with`` block.
@@ -66,7 +71,7 @@ def ablate(model, vector, layers=None):
     did not need this direction for it (directional ablation, Arditi et al. 2024, arXiv
     2406.11717). What ``steer`` adds along it inside this block is taken out too.
 
-    Raises SteeringError for a layer out of range or a vector of the wrong width.
+    Raises SteeringError for a layer out of range or a vector made on other weights.
     """
     check_fit(model, [vector])
     layers = range(len(blocks(model))) if layers is None else layers
@@ -80,15 +85,15 @@ def ablate(model, vector, layers=None):
         yield
 
 
-def _delta_by_layer(model, vector, force, layer) -> dict[int, torch.Tensor]:
+def _delta_by_layer(model, vectors, force, layer) -> dict[int, torch.Tensor]:
     """What to add at each layer: {layer: Tensor [row or 1, d_model]}."""
-    vectors = as_list(vector)
     forces, layers, deltas = force_matrix(force, len(vectors)), layers_of(model, vectors, layer), {}
     for v, row_forces, at in zip(vectors, forces, layers, strict=True):
         deltas[at] = deltas.get(at, 0) + row_forces[:, None] * v.direction
     return deltas
 
 
+@checked
 def layers_of(model, vectors, layer=None) -> list[int]:
     """Where each vector is added: at its own layer, unless another is given.
 
@@ -100,30 +105,37 @@ def layers_of(model, vectors, layer=None) -> list[int]:
 
 def as_list(vector) -> list[SteeringVector]:
     """One vector or several, as a list. Raises SteeringError if there is none."""
-    vectors = [vector] if isinstance(vector, SteeringVector) else list(vector)
+    vectors = RULES["vectors"](vector, "vector")
     if not vectors:
         raise SteeringError("No vector to steer with: give at least one.")
-    return vectors
+    return vectors if isinstance(vectors, list) else [vectors]
 
 
+@checked
 def force_matrix(force, n_vectors, n_rows=None) -> torch.Tensor:
     """Bring a force, in any form that ``steer`` takes, to the shape [vector, row].
 
     With ``n_rows`` it gets so many columns; without, a force common to all rows gets one.
     Raises SteeringError if a force is not finite or there are not as many as needed.
     """
-    forces = torch.as_tensor(force, dtype=torch.float32, device="cpu")
-    odd = forces[~forces.isfinite()]
-    if len(odd):
-        raise SteeringError(f"The force must be a finite number, got {odd[0]:g}.")
-    shape = list(forces.shape)
-    if forces.ndim == 1:  # for one vector they are the rows' forces, for several the vectors'
-        forces = forces[None, :] if n_vectors == 1 else forces[:, None]
+    refuse_ambiguous(force, n_vectors, n_rows)
+    shape = list(force.shape)
+    if force.ndim == 1:  # for one vector they are the rows' forces, for several the vectors'
+        force = force[None, :] if n_vectors == 1 else force[:, None]
     try:
-        forces = forces.expand(n_vectors, -1 if forces.ndim else 1)
+        forces = force.expand(n_vectors, -1 if force.ndim else 1)
         return forces if n_rows is None else forces.expand(-1, n_rows)
     except RuntimeError:
         rows = "" if n_rows is None else f" and {n_rows} prompts"
         raise SteeringError(
             f"Forces of shape {shape} do not fit {n_vectors} vector(s){rows}."
         ) from None
+
+
+def refuse_ambiguous(force, n_vectors, n_rows):
+    """Raise SteeringError for a list that might hold the vectors' forces or the rows'."""
+    if force.ndim == 1 and len(force) == n_vectors == n_rows != 1:
+        raise SteeringError(
+            f"{n_rows} forces for {n_rows} vectors and {n_rows} rows: give [[a], [b], …] if each "
+            "is a vector's, or [vector, row]."
+        )

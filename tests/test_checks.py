@@ -4,7 +4,6 @@
 functions that use it.
 """
 
-import contextlib
 import inspect
 import math
 from dataclasses import replace
@@ -36,9 +35,19 @@ from helpers.models import SteeringError, encode
 from helpers.pairs import check_pairs, split, tokens
 from helpers.panels import LayerExplorer
 from helpers.statistics import auc_with_interval, controls, mean_with_interval
+from helpers.steering import ablate, steer
 from helpers.sweeps import sweep, sweep_damage, sweep_texts
 from helpers.views import Setting, completions, compute
-from tiny_models import PROMPTS, make_vector, new_model, no_hook_left, tiny_model, tokenizer
+from tiny_models import (
+    PROMPTS,
+    logits_of,
+    make_vector,
+    new_model,
+    no_hook_left,
+    tiny_model,
+    token_ids,
+    tokenizer,
+)
 
 MODEL, TOKENIZER = tiny_model(), tokenizer()
 V = [make_vector(layer) for layer in range(3)]
@@ -64,6 +73,8 @@ GOOD = {
     "check_pairs": (check_pairs, {"tokenizer": TOKENIZER, "pairs": PAIRS, "strict": False}),
     "split": alone(split, pairs=PAIRS),
     "capture": (capture, {"model": MODEL, "layers": [0], "keep": torch.clone}),
+    "steer": alone(steer, model=MODEL, vector=V[0], force=2.0, layer=0, prompt_lengths=2),
+    "ablate": alone(ablate, model=MODEL, vector=V[0], layers=[0]),
     "residual_stream": with_model(residual_stream, prompts=PROMPTS, position=0, batch_tokens=2048),
     "typical_norm": with_model(typical_norm, concept=SENTIMENT, prompts=PROMPTS),
     "find_vectors": with_model(find_vectors, pairs=PAIRS, method="pca", position=-2),
@@ -116,11 +127,29 @@ GOOD = {
 }  # fmt: skip
 READERS = ["encode", "residual_stream", "typical_norm", "generate", "log_odds", "perplexity"]
 READERS += ["sweep", "sweep_texts"]
+BLOCKS = ["capture", "steer", "ablate"]
 OF_TEXTS = ["repetition", "distinct", "judge"]
 OF_MODELS = [name for name, (_, given) in GOOD.items() if {"model", "tokenizer"} <= set(given)]
-PUSHERS = ["generate", "log_odds", "sweep", "sweep_damage", "sweep_texts"]
+PUSHERS = ["steer", "generate", "log_odds", "sweep", "sweep_damage", "sweep_texts"]
 
 BAD = [
+    # Blocks
+    *[
+        (name, {"model": odd}, "model must be the first of")
+        for name in BLOCKS
+        for odd in (None, "a")
+    ],
+    *[(name, {"layers": []}, "layers is empty") for name in ("capture", "ablate")],
+    *[("ablate", {"layers": odd}, "layers must be") for odd in (3, [True], [1.5], "01")],
+    ("ablate", {"vector": V}, "vector must be a SteeringVector"),
+    ("steer", {"layer": True}, "layer must be a whole number"),
+    ("steer", {"layer": "1"}, "layer must be a whole number"),
+    ("steer", {"positions": 5}, "no text"),
+    *[
+        ("steer", {"prompt_lengths": odd}, "prompt_lengths must be")
+        for odd in (0, 2.5, "2", [True])
+    ],
+    ("steer", {"vector": V, "force": []}, "do not fit 3"),
     # Texts
     *[(name, {"prompts": "abc"}, r"one string: use \['abc'\]") for name in READERS],
     *[(name, {"prompts": 5}, "prompts must be a list of prompts, got 5") for name in READERS],
@@ -250,7 +279,7 @@ BAD = [
     ],
     # Forces and vectors
     *[
-        (name, {"force" if name in ("generate", "log_odds") else "forces": odd}, message)
+        (name, {"force" if name in ("steer", "generate", "log_odds") else "forces": odd}, message)
         for name in PUSHERS
         for odd, message in [
             (None, "must be numbers"),
@@ -350,21 +379,25 @@ BAD = [
 ]
 
 
+def call(name, **change):
+    """Call a function; where it gives a ``with`` block, run the model inside."""
+    function, given = GOOD[name]
+    result = function(**{**given, **change})
+    if name in BLOCKS:
+        with result:
+            logits_of(MODEL, token_ids(PROMPTS[0]))
+
+
 @pytest.mark.parametrize("name", [name for name in GOOD if name != "LayerExplorer"])
 def test_the_call_that_each_bad_one_is_made_from_is_right(name):
-    function, given = GOOD[name]
-    with contextlib.ExitStack() as stack:
-        result = function(**given)
-        stack.enter_context(result) if name == "capture" else None
+    with no_hook_left(MODEL):
+        call(name)
 
 
 @pytest.mark.parametrize(("name", "change", "message"), BAD)
 def test_what_cannot_be_right_is_refused_with_its_name(name, change, message):
-    function, given = GOOD[name]
     with no_hook_left(MODEL), pytest.raises(SteeringError, match=message):
-        with contextlib.ExitStack() as stack:
-            result = function(**{**given, **change})
-            stack.enter_context(result) if name == "capture" else None
+        call(name, **change)
 
 
 @pytest.mark.parametrize("kind", [tuple, iter, np.array, lambda x: dict.fromkeys(x).keys()])
@@ -479,7 +512,7 @@ def test_every_parameter_that_has_a_rule_is_checked_in_every_module():
     import helpers.checks as checks
     from helpers import activations, directions, evaluation, generation, pairs, statistics, sweeps
 
-    inner = {"seed_list"}
+    inner = {"seed_list", "check_fit"}
     for module in (activations, directions, evaluation, generation, pairs, statistics, sweeps):
         for name, function in vars(module).items():
             own = inspect.isfunction(function) and function.__module__ == module.__name__

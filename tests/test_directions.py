@@ -1,17 +1,33 @@
 import dataclasses
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.decomposition import PCA
 
 from helpers.activations import residual_stream
 from helpers.concepts import SENTIMENT
 from helpers.directions import METHODS, SteeringVector, cosines, find_vectors, pca
+from helpers.evaluation import log_odds
+from helpers.generation import generate
 from helpers.models import SteeringError, fingerprint
 from helpers.pairs import split
-from tiny_models import DEPTH, WIDTH, make_vector, new_model, tiny_model, tokenizer
+from helpers.statistics import controls
+from helpers.steering import ablate, steer
+from helpers.sweeps import sweep
+from tiny_models import (
+    DEPTH,
+    WIDTH,
+    make_vector,
+    new_model,
+    no_hook_left,
+    tiny_model,
+    tokenizer,
+)
 
 PAIRS = SENTIMENT.pairs
 
@@ -366,3 +382,112 @@ def test_cosines_of_vectors_and_of_rows():
     assert table[0].tolist() == pytest.approx([1, expected, -1], abs=1e-6)
     rows = torch.stack([5 * v.raw, w.raw])
     assert cosines(rows, [w]).flatten().tolist() == pytest.approx([expected, 1], abs=1e-6)
+
+
+# -- Which weights a vector belongs to
+
+
+def uses(model, vector):
+    """Every public way to push with a vector."""
+    texts = ["The soup was", "We liked"]
+    return {
+        "steer": lambda: steer(model, vector, 1.0).__enter__(),
+        "ablate": lambda: ablate(model, vector).__enter__(),
+        "generate": lambda: generate(model, tokenizer(), texts, vector, 1.0, max_new_tokens=2),
+        "log_odds": lambda: log_odds(model, tokenizer(), texts, vector, 1.0),
+        "sweep": lambda: sweep(model, tokenizer(), texts, [vector], [1.0]),
+        "controls": lambda: controls(model, tokenizer(), vector),
+        "on": lambda: vector.on(model),
+    }
+
+
+def nameless(seed=0):
+    model = new_model(seed=seed)
+    model.config._name_or_path = ""
+    return model
+
+
+@pytest.mark.parametrize("make", [new_model, nameless])
+@pytest.mark.parametrize("use", uses(None, None))
+def test_a_vector_of_other_weights_of_the_same_width_is_refused(make, use):
+    vector, same_again, other = find_vectors(make(), tokenizer(), PAIRS)[1], make(), make(seed=1)
+    uses(same_again, vector)[use]()
+    with (
+        no_hook_left(other),
+        pytest.raises(SteeringError, match="are others.*other_weights"),
+    ):
+        uses(other, vector)[use]()
+    uses(other, vector.on(other, other_weights=True))[use]()
+
+
+def test_vectors_of_two_nameless_models_are_not_added():
+    v, w = (find_vectors(nameless(seed), tokenizer(), PAIRS)[1] for seed in (0, 1))
+    with pytest.raises(SteeringError, match="Only vectors of one layer of one model"):
+        v + w
+    moved = w.on(nameless(), other_weights=True)
+    torch.testing.assert_close((v + moved).raw, v.raw + w.raw)
+
+
+def test_a_file_for_other_weights_loads_only_if_that_is_meant(tmp_path):
+    vector, other = find_vectors(new_model(), tokenizer(), PAIRS)[1], new_model(seed=1)
+    vector.save(tmp_path / "v")
+    with pytest.raises(SteeringError, match="weights are others"):
+        SteeringVector.load(tmp_path / "v", other)
+    moved = SteeringVector.load(tmp_path / "v", other, other_weights=True)
+    assert moved.fingerprint == fingerprint(other) and moved.direction.equal(vector.direction)
+    with pytest.raises(SteeringError, match="width 48"):
+        replace(vector, direction=make_vector(width=48).direction).on(other, other_weights=True)
+    with pytest.raises(SteeringError, match="Layer 9 does not exist"):
+        replace(vector, layer=9).on(other, other_weights=True)
+
+
+def test_a_compiled_model_has_the_fingerprint_of_the_model():
+    model = new_model()
+    assert fingerprint(torch.compile(model, backend="eager")) == fingerprint(model)
+
+
+@pytest.mark.parametrize("place", ["direction", "layer", "raw_norm", "fingerprint", "method"])
+def test_a_file_that_was_changed_is_refused(place, tmp_path):
+    vector = find_vectors(tiny_model(), tokenizer(), PAIRS)[1]
+    vector.save(tmp_path / "v")
+    with safe_open(tmp_path / "v", "pt") as file:
+        fields, direction = file.metadata(), file.get_tensor("direction")
+    if place == "direction":
+        direction.view(torch.int32)[3] ^= 1  # one bit, the least of them
+    else:
+        fields[place] = {"layer": "2", "raw_norm": "3.0"}.get(place, fields[place] + "x")
+    save_file({"direction": direction}, tmp_path / "v", fields)
+    with pytest.raises(SteeringError, match="changed after it was saved"):
+        SteeringVector.load(tmp_path / "v", tiny_model())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"layer": "99"}, {"layer": "-1"}, {"raw_norm": "nan"}, {"raw_norm": "-5"}, {"n_pairs": "-5"}],
+)
+def test_an_old_file_loads_with_a_warning_unless_its_fields_cannot_be(field, odd, tmp_path):
+    fields = {"layer": "1", "raw_norm": "2.0", "method": "m", "n_pairs": "8"}
+    fields |= {"model_name": "tiny-gpt2"}
+    save_file({"direction": make_vector().direction}, tmp_path / "v", fields)
+    with pytest.warns(UserWarning, match="older than checksums.*Save it anew") as warned:
+        SteeringVector.load(tmp_path / "v", tiny_model())
+    assert len(warned) == 1
+    save_file({"direction": make_vector().direction}, tmp_path / "v", fields | {field: odd})
+    with warnings.catch_warnings(), pytest.raises(SteeringError):
+        warnings.simplefilter("ignore")
+        SteeringVector.load(tmp_path / "v", tiny_model())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_a_file_with_numbers_of_another_kind_is_refused(dtype, tmp_path):
+    fields = {"layer": "1", "raw_norm": "2.0", "method": "m", "n_pairs": "8"}
+    one = torch.zeros(32, dtype=dtype)
+    one[0] = 1
+    save_file({"direction": one}, tmp_path / "v", fields | {"model_name": "tiny-gpt2"})
+    with pytest.raises(SteeringError, match="not a readable steering vector"):
+        SteeringVector.load(tmp_path / "v", tiny_model())
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path):
+    with pytest.raises(SteeringError, match="could not be saved as .*nowhere"):
+        make_vector().save(tmp_path / "nowhere" / "v")

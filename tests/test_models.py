@@ -919,3 +919,30 @@ def test_torch_comes_after_helpers_unless_the_reader_said_how_its_threads_wait(
     assert done.stdout.split() == [left]
     for words in ("torch was imported before helpers", "Import helpers first", "<string>:1"):
         assert (words in done.stderr) == warned  # at the line of the reader that loads
+
+
+# -- A model that is not ready to be read
+
+
+def test_a_model_in_training_mode_is_set_to_evaluation_and_says_so():
+    model = new_model()
+    expected = log_odds(model, tokenizer(), PROMPTS)
+    for part in (model, model.transformer.h[1]):
+        part.train()
+        with pytest.warns(UserWarning, match="training mode: now it is in model.eval"):
+            assert log_odds(model, tokenizer(), PROMPTS).equal(expected)
+        assert not any(module.training for module in model.modules())
+    model.train()
+    with pytest.warns(UserWarning, match="training mode"):
+        perplexity(model, tokenizer(), PROMPTS, [" a"] * 3)
+
+
+def test_a_model_without_weights_is_refused():
+    with pytest.raises(SteeringError, match="has no weights in memory"):
+        log_odds(new_model().to("meta"), tokenizer(), PROMPTS)
+
+
+@pytest.mark.parametrize("layer", [True, False])
+def test_a_truth_value_is_no_layer(layer):
+    with pytest.raises(SteeringError, match=f"Layer {layer} does not exist"):
+        models.resolve_layer(tiny_model(), layer)

@@ -219,7 +219,7 @@ def test_beams_need_their_values_repeated(what):
 
 
 @pytest.mark.parametrize(
-    "lengths", [0, -3, 2.5, float("nan"), True, [3, 0, 2], [[3, 4, 2]], [], "3", {}, [3, None]]
+    "lengths", [0, -3, 2.5, float("nan"), True, [3, 0, 2], [[3, 4, 2]], "3", {}, [3, None]]
 )
 def test_lengths_that_no_prompt_has(lengths):
     model = model_of("gpt2")
