@@ -296,7 +296,11 @@ BAD = [
     ],
     ("log_odds", {"vector": None}, "A force needs a vector to push along"),
     *[
-        (name, {"vector" if name in ("generate", "log_odds", "controls") else "vectors": odd}, text)
+        (
+            name,
+            {"vector" if name in ("steer", "generate", "log_odds", "controls") else "vectors": odd},
+            text,
+        )
         for name in [*PUSHERS, "controls"]
         for odd, text in [
             (V[0].direction, "must be a SteeringVector.*tensor"),

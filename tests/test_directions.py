@@ -462,8 +462,8 @@ def test_a_file_that_was_changed_is_refused(place, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "odd",
-    [{"layer": "99"}, {"layer": "-1"}, {"raw_norm": "nan"}, {"raw_norm": "-5"}, {"n_pairs": "-5"}],
+    ("field", "odd"),
+    [("layer", "99"), ("layer", "-1"), ("raw_norm", "nan"), ("raw_norm", "-5"), ("n_pairs", "-5")],
 )
 def test_an_old_file_loads_with_a_warning_unless_its_fields_cannot_be(field, odd, tmp_path):
     fields = {"layer": "1", "raw_norm": "2.0", "method": "m", "n_pairs": "8"}
