@@ -163,7 +163,7 @@ def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -
         raise SteeringError(
             f"A text has {max(lengths)} tokens: more than {model_name(model)} reads."
         )
-    everything = padded(model, tokenizer, ids)
+    everything = padded(model, ids)
     begins = torch.tensor(starts, device=everything["input_ids"].device)[:, None]
     result = torch.empty(len(prompts))
 

@@ -10,11 +10,13 @@ import re
 import textwrap
 import threading
 import warnings
+from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -289,7 +291,7 @@ def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0) -> dic
                 f"The prompt {prompt[:40]!r}… has {len(own)} tokens{more}, but "
                 f"{model_name(model)} reads at most {context}. Shorten it."
             )
-    return padded(model, tokenizer, ids, padding_side)
+    return padded(model, ids, padding_side)
 
 
 def token_ids(model, tokenizer, texts, **options) -> list[list[int]]:
@@ -318,17 +320,13 @@ def token_ids(model, tokenizer, texts, **options) -> list[list[int]]:
     return ids
 
 
-def padded(model, tokenizer, ids, side="right") -> dict[str, Tensor]:
-    """A batch as of ``encode`` from the tokens of each text."""
-    embedding, pad = model.get_input_embeddings().weight, tokenizer.pad_token_id or 0
-    lengths = torch.tensor([len(own) for own in ids])
-    real = torch.arange(int(lengths.max())) < lengths[:, None]
-    real = real.flip(1) if side == "left" else real
-    # The mask hides what pads; a token that the model does not have would still stop it.
-    tokens = torch.full(real.shape, pad if pad < len(embedding) else 0)
-    tokens[real] = torch.tensor([token for own in ids for token in own])
-    batch = {"input_ids": tokens, "attention_mask": real.long()}
-    device = "cpu" if embedding.is_meta else embedding.device  # Accelerate moves it on
+def padded(model, ids, side="right") -> dict[str, Tensor]:
+    """A batch as of ``encode`` from the tokens of each text; what pads is hidden by the mask."""
+    embeddings = model.get_input_embeddings().weight
+    device = "cpu" if embeddings.is_meta else embeddings.device  # Accelerate moves it on
+    rows = [torch.tensor(own, dtype=torch.long) for own in ids]
+    pad = partial(pad_sequence, batch_first=True, padding_side=side)
+    batch = {"input_ids": pad(rows), "attention_mask": pad([torch.ones_like(row) for row in rows])}
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
