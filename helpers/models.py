@@ -177,6 +177,7 @@ def model_name(model) -> str:
     return model.config._name_or_path or type(model).__name__
 
 
+@torch.no_grad()
 def fingerprint(model) -> str:
     """Which weights these are, whatever the name or folder they were loaded from.
 
@@ -188,9 +189,10 @@ def fingerprint(model) -> str:
     for name, weight in model.named_parameters():
         known.append(f"{name.replace('_orig_mod.', '')}{tuple(weight.shape)}")
         if not weight.is_meta:
-            flat = weight.detach().flatten()
-            samples.append(flat[:: max(1, len(flat) // 8)][:8].to("cpu", torch.bfloat16))
-    numbers = torch.cat(samples).view(torch.int16).numpy().tobytes() if samples else b""
+            step = max(1, weight.numel() // 8)
+            samples.append(weight.flatten()[: 8 * step : step].cpu())
+    samples = torch.cat(samples).bfloat16() if samples else torch.empty(0)
+    numbers = samples.view(torch.int16).numpy().tobytes()
     return hashlib.sha256("".join(known).encode() + numbers).hexdigest()[:16]
 
 
@@ -206,10 +208,12 @@ def blocks(model) -> nn.ModuleList:
     layers: no list of known architectures. Raises SteeringError if there is none.
     """
     depth = model.config.get_text_config().num_hidden_layers
-    lists = [part for part in decoder(model).modules() if isinstance(part, nn.ModuleList)]
-    for part in lists:
-        if len(part) == depth:
-            return part
+    lists = []
+    for part in decoder(model).modules():
+        if isinstance(part, nn.ModuleList):
+            if len(part) == depth:
+                return part
+            lists.append(part)
     # An assisted generation that failed leaves too small a number in the configuration.
     if lists and len(lists[0]) > depth:
         return lists[0]
