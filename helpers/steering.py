@@ -42,7 +42,7 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
     """
     vectors = as_list(vector)
     deltas = _delta_by_layer(model, vectors, force, layer)
-    push = tuple((at, delta.numpy().tobytes()) for at, delta in deltas.items())
+    push = tuple((at, delta.detach().numpy().tobytes()) for at, delta in deltas.items())
     scope = Scope(positions, prompt_lengths, push)
 
     def adder(delta):
