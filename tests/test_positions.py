@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.models import SteeringError
@@ -105,11 +106,25 @@ WAYS = {
 }
 
 
+def skip_if_unsteered_texts_are_wrong(model, ids, mask, **options):
+    """Releases before 5.3 write other texts in chunks, or fail with drafts, unsteered too."""
+    if tuple(map(int, transformers.__version__.split(".")[:2])) < (5, 3):
+        try:
+            right = written(model, ids, mask).equal(written(model, ids, mask, **options))
+        except (TypeError, IndexError):
+            right = False
+        if not right:
+            pytest.skip("This release of transformers cannot.")
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("family", KINDS)
 def test_a_padded_batch_is_written_as_its_prompts_are_alone(family, positions, way):
     model, options = model_of(family), WAYS[way]
+    if "prefill_chunk_size" in options:
+        batch = BATCH["input_ids"], BATCH["attention_mask"]
+        skip_if_unsteered_texts_are_wrong(model, *batch, **options)
     beams, returned = options.get("num_beams", 1), options.get("num_return_sequences", 1)
     lengths = LENGTHS.repeat_interleave(beams)
     with no_hook_left(model), steer(model, V, FORCE, positions=positions, prompt_lengths=lengths):
@@ -127,6 +142,7 @@ def test_drafts_change_no_text(family, positions):
     if family != "gpt2":  # transformers itself cannot, where a model runs all of its blocks
         ways += [{"assistant_early_exit": 1}, {"assistant_early_exit": 2}]
     for way in ways:
+        skip_if_unsteered_texts_are_wrong(model, ids, torch.ones_like(ids), **way)
         lengths = ids.shape[1]
         with steer(model, V, FORCE, positions=positions, prompt_lengths=lengths):
             text = written(model, ids, torch.ones_like(ids), **way)
