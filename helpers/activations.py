@@ -11,7 +11,7 @@ from torch import Tensor
 from .batches import READING, Batches
 from .checks import SteeringError, checked, finite
 from .concepts import SENTIMENT
-from .hooks import hooked
+from .hooks import hooked, refuse_inside_steer
 from .models import (
     blocks,
     d_model,
@@ -64,6 +64,7 @@ def residual_stream(model, tokenizer, prompts, position=-1, batch_tokens=READING
     Returns float32 [layer, prompt, d_model] on the CPU.
     Raises SteeringError for prompts that cannot be used, or that have no token at this position.
     """
+    refuse_inside_steer(model, only_rows=True)
     everything = encode(model, tokenizer, prompts)
     weights = _token_weights(everything["attention_mask"], position)
     lengths = everything["attention_mask"].sum(1).tolist()

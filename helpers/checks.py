@@ -111,8 +111,9 @@ def _plain(value):
 
 def numbers(value, name, most=1e308, dtype=torch.float32, bools=False, nan=False) -> Tensor:
     """Finite numbers of any shape: one, nested lists, an array or a tensor; become a tensor."""
-    if isinstance(value, Tensor) and value.dtype == dtype and (value.abs() <= most).all():
-        return value.cpu()
+    plain = isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
+    if plain and not value.is_sparse and (value.abs() <= most).all():
+        return value.to("cpu", dtype)  # with its gradient
     table = np.asarray(value.tolist() if isinstance(value, Tensor) else value, dtype=object)
     entries = [_plain(entry) for entry in table.flat]
     for entry in entries:

@@ -166,7 +166,7 @@ class SteeringVector:
                 method=fields["method"],
                 model_name=fields["model_name"],
                 n_pairs=int(fields["n_pairs"]),
-                fingerprint=fields.get("fingerprint", ""),
+                fingerprint=fields.get("fingerprint", "") if checksum else "",
             )
         except (OSError, SafetensorError, KeyError, AttributeError, TypeError, ValueError) as error:
             raise SteeringError(
@@ -175,8 +175,8 @@ class SteeringVector:
             ) from error
         if checksum is None:
             warnings.warn(
-                f"{path} is older than checksums: nothing tells whether it is intact, and perhaps "
-                "not which weights it belongs to. Save it anew.",
+                f"{path} is older than checksums: nothing tells whether it is intact or which "
+                "weights it belongs to, only the name of their model. Save it anew.",
                 stacklevel=2,
             )
         if not vector.fingerprint and vector.model_name != model_name(model):

@@ -102,6 +102,7 @@ def log_odds(
     """
     if vector is None and torch.as_tensor(force).any():
         raise SteeringError("A force needs a vector to push along: give vector=...")
+    refuse_inside_steer(model, only_rows=True)
     sides = word_sides(tokenizer, concept)
     vectors = [] if vector is None else as_list(vector)
     forces = force_matrix(force, max(len(vectors), 1), len(prompts))
@@ -124,6 +125,7 @@ def balanced_prompts(model, tokenizer, concept=SENTIMENT, n=3) -> list[str]:
     Where the model leans to neither side, a push to either side shows. Raises SteeringError if
     there are not as many.
     """
+    refuse_inside_steer(model)
     if n > len(concept.dev_prompts):
         raise SteeringError(f"n={n}, but there are {len(concept.dev_prompts)} dev_prompts.")
     leaning = log_odds(model, tokenizer, concept.dev_prompts, concept=concept).abs()
@@ -155,6 +157,7 @@ def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -
     Returns float32 [text] on the CPU, NaN for an empty continuation. Raises SteeringError for
     lists of different lengths, an unusable prompt, or a text beyond the context.
     """
+    refuse_inside_steer(model, only_rows=True)
     if len(prompts) != len(continuations):
         raise SteeringError(f"{len(continuations)} continuations for {len(prompts)} prompts.")
     starts, ids = _tokens_of_texts(model, tokenizer, prompts, continuations)

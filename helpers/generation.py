@@ -90,6 +90,9 @@ def generate(
             max_new_tokens=max_new_tokens,
             logits_processor=LogitsProcessorList([noise]),
             do_sample=False,  # the noise makes the choice random
+            num_beams=1,
+            num_return_sequences=1,
+            return_dict_in_generate=False,
             pad_token_id=tokenizer.pad_token_id,
         )
     new = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from inspect import signature
+from threading import get_ident
 
 import torch
 
@@ -31,7 +32,8 @@ class Change:
     """What one block of code has changed in a model, and how to take it back."""
 
     def __init__(self, model, what, mark):
-        self.model, self.what, self.undo, self.closed = decoder(model), what, [], False
+        self.model, self.what, self.scope = decoder(model), what, None
+        self.hooks, self.undo, self.closed, self.thread = [], [], False, get_ident()
         self.mark = weakref.ref(mark)  # dies with the block of code, even where close never ran
 
     @property
@@ -42,7 +44,15 @@ class Change:
     @property
     def ours(self) -> bool:
         """Whether whoever asks stands inside the block of code."""
-        return self.under_way and self in _here.get()
+        return self.under_way and self in _here.get() and self.thread == get_ident()
+
+    @property
+    def hanging(self) -> bool:
+        """Whether all hooks are still where they were registered."""
+        return all(
+            hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+            for module, hook in self.hooks
+        )
 
     def hook(self, register, function, **options):
         """Register a hook; a forward pass of another thread does not reach it, or is refused."""
@@ -53,14 +63,8 @@ class Change:
             if self.under_way and self.what:
                 _refuse_stranger()
 
-        def remove(module=register.__self__):
-            for hooks in (module._forward_hooks, module._forward_pre_hooks):
-                for key in [key for key, found in hooks.items() if found is hook]:
-                    del hooks[key]
-                    module._forward_pre_hooks_with_kwargs.pop(key, None)
-
         # Before it is there: an exception from outside can come between any two lines.
-        self.undo.append(remove)
+        self.hooks.append((register.__self__, hook))
         register(hook, **options)
 
     def close(self):
@@ -69,6 +73,11 @@ class Change:
         _here.set(tuple(change for change in _here.get() if change.under_way))
         for step in reversed(self.undo):
             step()
+        for module, hook in self.hooks:
+            for hooks in (module._forward_hooks, module._forward_pre_hooks):
+                for key in [key for key, found in hooks.items() if found is hook]:
+                    del hooks[key]
+                    module._forward_pre_hooks_with_kwargs.pop(key, None)
         if self in _changes:
             _changes.remove(self)
         if _stance and not any(other.under_way for other in _changes):
@@ -102,18 +111,33 @@ def change(model, what=""):
         _here.set((*_here.get(), new))
         if not _stance:  # in one step: what is told is noted down
             _stance.extend(map(torch.compiler.set_stance, ["force_eager"]))
+    except RuntimeError as error:
+        new.close()
+        raise SteeringError("Compile the model, not the function that steers it.") from error
+    try:
         yield new
     finally:
         new.close()
 
 
-def refuse_inside_steer(model):
-    """Raise SteeringError inside a ``steer`` block, where no unsteered text or number is had."""
+def under_way(model, what) -> list[Change]:
+    """The changes of one kind that are under way in a model."""
     part = decoder(model)
-    if any(other.what == "steer" and other.model is part and other.under_way for other in _changes):
-        raise SteeringError(
-            "This compares with the unsteered model: call it outside of `with steer(...)`."
-        )
+    return [c for c in _changes if c.what == what and c.model is part and c.under_way]
+
+
+def refuse_inside_steer(model, only_rows=False):
+    """Raise SteeringError inside a ``steer`` block, where no unsteered text or number is had.
+
+    If ``only_rows``, then only where rows are pushed differently: batches put them in an order
+    of their own.
+    """
+    for steering in under_way(model, "steer"):
+        if not only_rows or steering.scope.n_rows > 1:
+            raise SteeringError(
+                "A `with steer(...)` block is under way: call this outside of the block, since it "
+                + ("sorts its rows." if only_rows else "compares with the unsteered model.")
+            )
 
 
 @contextmanager
@@ -136,13 +160,19 @@ def hooked(model, what, hooks, scope=None, prepend=False):
     part, config, n_layer = decoder(model), model.config.get_text_config(), len(blocks(model))
     arguments, heard, ever = signature(part.forward), set(), set()
     check_depth(model)
-    if not hooks:
-        raise SteeringError("layers is empty: give at least one.")
+    if not hooks or len(set(blocks(model))) < n_layer:
+        which = "layers is empty: give at least one" if not hooks else "A block serves two layers"
+        raise SteeringError(f"{which}.")
 
     def begin(module, args, kwargs):
         heard.clear()
         if scope is not None:
-            scope.begin(arguments.bind_partial(*args, **kwargs).arguments)
+            now = arguments.bind_partial(*args, **kwargs).arguments
+            scope.begin(now, "past_key_values" in arguments.parameters, pushes())
+
+    def pushes():
+        changes = under_way(model, "steer") + under_way(model, "ablate")
+        return {change.scope.push for change in changes} - {None}
 
     def listen(layer, replace, module, args, output):
         heard.add(layer)
@@ -154,17 +184,18 @@ def hooked(model, what, hooks, scope=None, prepend=False):
         # Assisted generation drafts with the first layers alone, then reads with all of them.
         check({layer for layer in hooks if layer < config.num_hidden_layers} - heard)
         if scope is not None:
-            scope.end(output)
+            scope.end(output, pushes())
 
     def check(missed):
         if missed:
             raise SteeringError(
                 f"Inside `{what}` no forward pass of {model_name(model)} reached layer "
-                f"{min(missed)}: run the model that was given, no copy or export of it, and run "
-                "it before the block ends."
+                f"{min(missed)}: run the model that was given, no copy or export of it, run it "
+                "before the block ends, and leave its hooks alone."
             )
 
     with change(model, what) as ours:
+        ours.scope = scope
         # An assisted generation that fails leaves a smaller number behind.
         ours.undo.append(partial(setattr, config, "num_hidden_layers", n_layer))
         ours.hook(part.register_forward_pre_hook, begin, with_kwargs=True)
@@ -173,5 +204,5 @@ def hooked(model, what, hooks, scope=None, prepend=False):
             ours.hook(register, partial(listen, layer, replace), prepend=prepend)
         ours.hook(part.register_forward_hook, end)
         yield
-        check(set(hooks) - ever)
+        check(set(hooks) - ever if ours.hanging else set(hooks))
         check_depth(model)

@@ -10,7 +10,7 @@ import re
 import textwrap
 import threading
 import warnings
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -189,11 +189,19 @@ def fingerprint(model) -> str:
     for name, weight in model.named_parameters():
         known.append(f"{name.replace('_orig_mod.', '')}{tuple(weight.shape)}")
         if not weight.is_meta:
-            step = max(1, weight.numel() // 8)
-            samples.append(weight.flatten()[: 8 * step : step].cpu())
+            places = _places(weight.numel())
+            if not weight.is_contiguous():
+                places = torch.unravel_index(places, weight.shape)
+            samples.append((weight.flatten() if weight.is_contiguous() else weight)[places].cpu())
     samples = torch.cat(samples).bfloat16() if samples else torch.empty(0)
     numbers = samples.view(torch.int16).numpy().tobytes()
     return hashlib.sha256("".join(known).encode() + numbers).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1000)
+def _places(n) -> Tensor:
+    """Which of n entries stand for all: always the same, anywhere among them."""
+    return torch.randint(n, (32,), generator=torch.Generator().manual_seed(n))
 
 
 def d_model(model) -> int:
@@ -247,7 +255,8 @@ def check_ready(model):
 def decoder(model) -> nn.Module:
     """The module that runs embeddings, blocks and final norm, without the language-model head."""
     found = model.get_decoder() if hasattr(model, "get_decoder") else None
-    found = model.base_model if found is None else found
+    lists = () if found is None else map(type, found.modules())
+    found = found if nn.ModuleList in lists else model.base_model
     return getattr(found, "_orig_mod", found)  # what torch.compile wraps
 
 
@@ -268,13 +277,17 @@ def hidden_state(output) -> Tensor:
 
     Some architectures, and most before transformers 5.3, return a tuple that begins with it;
     the others return it bare, where ``output[0]`` would silently be the batch's first prompt.
+    Raises SteeringError for a block that returns something else.
     """
-    return output[0] if isinstance(output, tuple) else output
+    hidden = output[0] if isinstance(output, tuple | list) else output
+    if getattr(hidden, "ndim", 0) != 3:
+        raise SteeringError("A block must return its hidden state as [batch, token, d_model].")
+    return hidden
 
 
 def with_hidden_state(output, hidden) -> Tensor | tuple:
     """The block's output with its hidden state replaced, in the form in which it came."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+    return type(output)([hidden, *output[1:]]) if isinstance(output, tuple | list) else hidden
 
 
 @checked

@@ -9,54 +9,65 @@ POSITIONS = ("all", "prompt", "generated")
 
 
 class Scope:
-    """The tokens that one ``steer`` block pushes, in whichever forward pass runs.
+    """The tokens that one block of code pushes, in whichever forward pass runs.
 
-    ``positions`` and ``prompt_lengths`` are as in ``steer``; ``push`` is what tells this push
-    from others. Raises SteeringError for positions that do not exist.
+    ``positions`` and ``prompt_lengths`` are as in ``steer``; ``push`` is what tells this push from
+    others, None if it is none; ``n_rows`` how many rows are pushed differently. Raises
+    SteeringError for positions that do not exist.
     """
 
-    def __init__(self, positions, prompt_lengths, push):
+    def __init__(self, positions, prompt_lengths, push, n_rows=1):
         if positions not in POSITIONS:
             raise SteeringError(f"Unknown positions {positions!r}: choose {', '.join(POSITIONS)}.")
         if positions != "all" and prompt_lengths is None:
             raise SteeringError(f"positions={positions!r} needs prompt_lengths: where prompts end.")
         self.positions = positions
         self.lengths = torch.tensor(1 if prompt_lengths is None else prompt_lengths).reshape(-1)
-        self.push = hash((positions, tuple(self.lengths.tolist()), push))
-        self.now = {"attention_mask": None, "past": 0, "position_ids": None}
+        self.push = None if push is None else hash((positions, tuple(self.lengths.tolist()), push))
+        self.n_rows = max(n_rows, len(self.lengths))
+        self.now, self.cache = None, None
 
-    def begin(self, arguments):
+    def begin(self, arguments, has_cache, pushes):
         """Take note of what a forward pass is called with, before its blocks lengthen the cache.
 
-        Raises SteeringError for a cache that holds tokens which should have been pushed.
+        ``pushes`` are all that are under way. Raises SteeringError for a cache with tokens that
+        were read under others, and for a model without a KV cache unless all tokens are pushed.
         """
-        cache = arguments.get("past_key_values")
+        self.cache = cache = arguments.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
-        self.now = {name: arguments.get(name) for name in ("attention_mask", "position_ids")}
-        self.now["past"] = past
-        if past and self.push not in getattr(cache, "pushed_by", ()):
-            _, position = token_positions(1, **self.now)
-            spared = self.positions == "generated" and position is not None
-            if not spared or bool((position.cpu() > self.lengths[:, None]).any()):
+        mask, place = arguments.get("attention_mask"), arguments.get("position_ids")
+        tokens = arguments.get("input_ids")
+        n_new = (arguments["inputs_embeds"] if tokens is None else tokens).shape[1]
+        if not has_cache:
+            if self.positions != "all":
+                raise SteeringError("In a model without a KV cache only positions='all' is known.")
+            past = mask.shape[1] - n_new if isinstance(mask, Tensor) else 0
+        real, place = token_positions(n_new, mask, past, place)
+        place = None if place is None else place.clone()  # some models change it
+        self.now = real, place
+        read_by, n_read = getattr(cache, "read_by", (set(), 0))
+        if past and (read_by != pushes or past > n_read) and self.push is not None:
+            spared = self.positions == "generated" and place is not None
+            if not spared or bool((place[:, :1].cpu() > self.lengths[:, None]).any()):
                 raise SteeringError(
-                    f"The cache holds {past} tokens that were read without this push, and "
-                    f"positions={self.positions!r} pushes them too: fill the cache inside this "
-                    "`steer` block, or steer the tokens after the prompt with "
+                    f"The cache holds {past} tokens that were read without this push, or with "
+                    f"another, and positions={self.positions!r} pushes them too: fill the cache "
+                    "inside the same blocks, or steer the tokens after the prompt with "
                     "positions='generated'."
                 )
 
-    def end(self, output):
+    def end(self, output, pushes):
         """Mark the cache that a forward pass leaves; a copy of it has the mark too."""
-        cache = getattr(output, "past_key_values", None)
+        self.now, cache = None, getattr(output, "past_key_values", None) or self.cache
         if cache is not None:
-            cache.pushed_by = {*getattr(cache, "pushed_by", ()), self.push}
+            cache.read_by = pushes, int(cache.get_seq_length())
 
-    def tokens(self, n_rows, n_new) -> Tensor | None:
-        """Those of the n_new tokens that are pushed, as ``steered_tokens`` gives them."""
+    def tokens(self, n_rows) -> Tensor | None:
+        """Which tokens of the pass are pushed, bool [row or 1, token], or None if all are."""
+        if self.now is None:
+            raise SteeringError("Blocks are steered while the whole model runs, not by themselves.")
         check_rows("prompt_lengths", len(self.lengths), n_rows)
-        return steered_tokens(
-            n_new, positions=self.positions, prompt_lengths=self.lengths, **self.now
-        )
+        return _where(*self.now, self.positions, self.lengths)
 
 
 def steered_tokens(
@@ -68,17 +79,21 @@ def steered_tokens(
     ``steer``, the rest as in ``token_positions``. Returns bool [row or 1, n_new], or None if
     every token is steered.
     """
-    where, position = token_positions(n_new, attention_mask, past, position_ids)
-    if positions != "all" and position is None:
-        raise SteeringError(
-            f"positions={positions!r} needs to know where each token stands: pass position_ids, or "
-            "use a cache that grows, the default."
-        )
+    real, place = token_positions(n_new, attention_mask, past, position_ids)
+    lengths = torch.tensor(1) if prompt_lengths is None else torch.as_tensor(prompt_lengths)
+    return _where(real, place, positions, lengths)
+
+
+def _where(real, place, positions, lengths) -> Tensor | None:
     if positions != "all":
-        lengths = torch.as_tensor(prompt_lengths, device=where.device).reshape(-1, 1)
-        in_prompt = position.to(where.device) < lengths
-        where = where & (in_prompt if positions == "prompt" else ~in_prompt)
-    return None if where.all() else where
+        if place is None or bool(((place.diff() < 0) & real[:, 1:] & real[:, :-1]).any()):
+            raise SteeringError(
+                f"positions={positions!r} needs to know where each token stands: pass one text a "
+                "row and position_ids, or use a cache that grows, the default."
+            )
+        in_prompt = place.to(real.device) < lengths.to(real.device).reshape(-1, 1)
+        real = real & (in_prompt if positions == "prompt" else ~in_prompt)
+    return None if real.all() else real
 
 
 def token_positions(n_new, attention_mask, past, position_ids=None) -> tuple[Tensor, Tensor | None]:
@@ -96,10 +111,12 @@ def token_positions(n_new, attention_mask, past, position_ids=None) -> tuple[Ten
     if attention_mask is None:
         attention_mask = torch.ones(1, past + n_new, dtype=torch.long)
     ndim = attention_mask.ndim if isinstance(attention_mask, Tensor) else None
-    if ndim == 2 and not (past and attention_mask.shape[1] != past + n_new):
+    if ndim == 2 and attention_mask.shape[1] >= past + n_new:
+        mask = attention_mask[:, : past + n_new]  # of a cache of a fixed size, the rest is to come
         # A token's position counts the real tokens before it, so padding shifts nothing.
-        position = attention_mask.long().cumsum(1) - 1
-        return attention_mask.bool()[:, -n_new:], position[:, -n_new:]
+        place = (mask.long().cumsum(1) - 1)[:, past:]
+        whole = bool(mask.all()) and getattr(position_ids, "ndim", 0) == 2
+        return mask.bool()[:, past:], position_ids if whole else place
     if ndim == 4:
         allowed = attention_mask if attention_mask.dtype == torch.bool else attention_mask == 0
         # A real token may look at itself. A window that slides keeps the latest columns.

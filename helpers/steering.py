@@ -39,21 +39,23 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
     Raises SteeringError, before the model is touched, for a force that is not finite or of the
     wrong shape, a layer out of range, a vector made on other weights, an unknown word for
     positions; in a forward pass that cannot be steered as asked; and at the end if there was none.
+    Another thread needs the block in its own function; ``backward`` belongs inside the block.
     """
     vectors = as_list(vector)
     deltas = _delta_by_layer(model, vectors, force, layer)
-    push = tuple((at, delta.detach().numpy().tobytes()) for at, delta in deltas.items())
-    scope = Scope(positions, prompt_lengths, push)
+    push = tuple((at, d.detach().numpy().tobytes()) for at, d in deltas.items() if d.any())
+    scope = Scope(positions, prompt_lengths, push or None, max(map(len, deltas.values())))
 
     def adder(delta):
         def add(hidden):
             check_rows("forces", len(delta), len(hidden))
             refuse_ambiguous(force, len(vectors), len(hidden))
-            push = delta.to(hidden)[:, None, :]  # the block's own device and dtype
-            where = scope.tokens(*hidden.shape[:2])
-            if where is not None:
-                push = push * where.to(hidden.device)[..., None]
-            return hidden + push  # out of place: others may hold the same tensor
+            where = scope.tokens(len(hidden))
+            # Out of place: others may hold the same tensor. On the block's own device and dtype.
+            pushed = hidden + delta.to(hidden)[:, None, :]
+            if where is None:
+                return pushed
+            return torch.where(where.to(hidden.device)[..., None], pushed, hidden)
 
         return add
 
@@ -81,7 +83,8 @@ def ablate(model, vector, layers=None):
         return hidden - (hidden @ v)[..., None] * v
 
     removals = {resolve_layer(model, layer): remove for layer in layers}
-    with hooked(model, "ablate", removals, prepend=True):
+    ablation = tuple(sorted(removals)), vector.direction.numpy().tobytes()
+    with hooked(model, "ablate", removals, Scope("all", None, ablation), prepend=True):
         yield
 
 

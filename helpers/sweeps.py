@@ -267,7 +267,9 @@ def _unsteered(model, batch, layers, read):
 
     with change(model) as ours:
         for layer in sorted(set(layers)):
-            ours.hook(blocks(model)[layer].register_forward_hook, partial(keep, layer))
+            register = blocks(model)[layer].register_forward_hook
+            # Before all other hooks: those act again behind every push.
+            ours.hook(register, partial(keep, layer), prepend=True)
         return outputs, read(batch)
 
 
@@ -300,10 +302,10 @@ def _starting_behind(model, layer, output):
             return output if ours.ours else run(*args, **kwargs)
 
         def restore():
-            if own is not None:
-                block.forward = own
-            elif "forward" in block.__dict__:
+            if block.__dict__.get("forward") is forward:
                 del block.forward
+                if own is not None:
+                    block.forward = own
 
         ours.undo.append(restore)
         block.forward = forward

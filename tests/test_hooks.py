@@ -12,7 +12,7 @@ import torch
 
 from helpers.activations import capture, residual_stream
 from helpers.directions import find_vectors
-from helpers.evaluation import log_odds, price
+from helpers.evaluation import balanced_prompts, log_odds, perplexity, price
 from helpers.generation import SteeredText, generate
 from helpers.models import SteeringError, blocks, decoder
 from helpers.steering import ablate, steer
@@ -392,7 +392,7 @@ def test_what_compares_with_the_unsteered_model_is_refused_inside():
     for name, use in inside.items():
         with (
             no_hook_left(model),
-            pytest.raises(SteeringError, match="outside of .with steer"),
+            pytest.raises(SteeringError, match="call this outside of the block"),
         ):
             with steer(model, V, FORCE):
                 use()
@@ -433,3 +433,118 @@ def test_a_with_block_need_not_be_a_with_statement():
         stack.enter_context(steer(model, V, FORCE))
         close(logits_of(model, IDS), steered_logits())
     assert logits_of(model, IDS).equal(logits_of(tiny_model(), IDS))
+
+
+# -- What else a block meets
+
+
+def test_measures_that_sort_their_rows_are_refused_where_rows_are_pushed_differently():
+    model, forces = new_model(), [0.0, 3.0, -3.0]
+    uses = (
+        lambda: log_odds(model, tokenizer(), PROMPTS),
+        lambda: perplexity(model, tokenizer(), PROMPTS, [" a"] * 3),
+        lambda: residual_stream(model, tokenizer(), PROMPTS),
+    )
+    for use in uses:
+        with no_hook_left(model), pytest.raises(SteeringError, match="since it sorts its rows"):
+            with steer(model, V, forces):
+                use()
+        with steer(model, V, FORCE):  # one force for all rows is fine
+            use()
+
+
+def test_the_prompts_that_are_balanced_without_steering_are_not_asked_for_inside():
+    with pytest.raises(SteeringError, match="outside of the block"), steer(tiny_model(), V, FORCE):
+        balanced_prompts(tiny_model(), tokenizer())
+
+
+def test_a_block_that_serves_two_layers_is_refused():
+    model = new_model()
+    model.transformer.h[2] = model.transformer.h[1]
+    with no_hook_left(model), pytest.raises(SteeringError, match="serves two layers"):
+        steer(model, V, FORCE).__enter__()
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 3, 32), (3, 32)])
+def test_a_block_whose_stream_has_other_axes_is_refused(shape):
+    model = new_model()
+    blocks(model)[1].register_forward_hook(lambda *args: torch.zeros(shape))
+    with no_hook_left(model), pytest.raises(SteeringError, match=r"as \[batch, token, d_model\]"):
+        with capture(model, layers=[1]):
+            logits_of(model, IDS)
+
+
+def test_hooks_that_others_take_away_are_missed():
+    model = new_model()
+    with pytest.raises(SteeringError, match="leave its hooks alone"), steer(model, V, FORCE):
+        logits_of(model, IDS)
+        for part in model.modules():
+            part._forward_hooks.clear()
+            part._forward_pre_hooks.clear()
+        logits_of(model, IDS)
+
+
+def test_a_thread_that_inherits_the_context_is_a_thread_of_its_own():
+    async def both():
+        with steer(model, V, FORCE):
+            close(logits_of(model, IDS), steered_logits())
+            with pytest.raises(SteeringError, match="Another thread"):
+                await asyncio.to_thread(logits_of, model, IDS)
+
+    model = new_model()
+    asyncio.run(both())
+
+
+def test_a_block_run_by_hand_after_a_pass_is_refused():
+    model, padded_ids = new_model(), torch.cat([IDS, IDS])
+    mask = torch.ones_like(padded_ids)
+    mask[1, :2] = 0
+    with pytest.raises(SteeringError, match="while the whole model runs"), steer(model, V, FORCE):
+        logits_of(model, padded_ids, attention_mask=mask)
+        blocks(model)[1](torch.zeros(2, IDS.shape[1], 32))
+
+
+@pytest.mark.usefixtures("fresh_compiler")
+def test_a_compiled_function_that_steers_is_refused_with_the_mend():
+    model = new_model()
+
+    def push(ids):
+        with steer(model, V, FORCE):
+            return model(ids, use_cache=False).logits
+
+    with no_hook_left(model), pytest.raises(SteeringError, match="Compile the model, not the func"):
+        torch.compile(push, backend="eager")(IDS)
+    close(push(IDS).detach(), steered_logits())
+
+
+def test_hooks_of_a_reader_act_once_in_a_sweep():
+    model = new_model()
+    delta = 2 * make_vector(seed=5).direction
+    with plain_push(model, 1, delta):
+        swept = sweep(model, tokenizer(), PROMPTS, V, [-1.0, 1.0])
+        pushed = log_odds(model, tokenizer(), PROMPTS, V, 1.0)
+        plain = log_odds(model, tokenizer(), PROMPTS)
+    close(swept.effect[0, 1], pushed - plain)
+
+
+def test_a_learned_force_gets_its_gradient():
+    model, force = new_model(), torch.tensor(2.0, requires_grad=True)
+
+    def loss(force):
+        with steer(model, V, force):
+            return model(IDS, use_cache=False).logits.square().mean()
+
+    loss(force).backward()
+    slope = (loss(2.01) - loss(1.99)) / 0.02
+    torch.testing.assert_close(force.grad, slope, rtol=0.01, atol=0.01)
+
+
+def test_what_is_not_pushed_stays_finite_where_the_push_overflows():
+    model = new_model().half()
+    n = IDS.shape[1] - 2
+    with capture(model, layers=[1]) as plain:
+        logits_of(model, IDS)
+    with capture(model, layers=[1]) as stream:
+        with steer(model, V, 4e5, positions="generated", prompt_lengths=n):
+            logits_of(model, IDS)
+    assert stream[1][:, :n].equal(plain[1][:, :n]) and not stream[1][:, n:].isfinite().all()

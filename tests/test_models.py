@@ -946,3 +946,22 @@ def test_a_model_without_weights_is_refused():
 def test_a_truth_value_is_no_layer(layer):
     with pytest.raises(SteeringError, match=f"Layer {layer} does not exist"):
         models.resolve_layer(tiny_model(), layer)
+
+
+def test_a_fingerprint_sees_changes_that_leave_most_of_the_weights():
+    model, seen = new_model(), set()
+    for change in range(4):
+        seen.add(fingerprint(model))
+        weight = (
+            model.transformer.wte.weight if change % 2 else model.transformer.h[1].mlp.c_fc.weight
+        )
+        weight[:, 1:].normal_(std=0.2)  # the first column stays
+    assert len(seen) == 4
+
+
+def test_a_fingerprint_does_not_depend_on_how_the_weights_lie_in_memory():
+    model = new_model()
+    before = fingerprint(model)
+    weight = model.transformer.wte.weight
+    weight.data = weight.data.T.contiguous().T
+    assert not weight.is_contiguous() and fingerprint(model) == before

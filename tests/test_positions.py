@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.models import SteeringError
 from helpers.positions import steered_tokens
-from helpers.steering import steer
+from helpers.steering import ablate, steer
 from tiny_models import (
     FAMILIES,
     PROMPTS,
@@ -27,7 +27,7 @@ from tiny_models import (
     tokenizer,
 )
 
-V, FORCE, NEW = make_vector(), 6.0, 8
+V, W, FORCE, NEW = make_vector(), make_vector(0, seed=1), 6.0, 8
 BATCH = tokenizer()(PROMPTS, padding=True, padding_side="left", return_tensors="pt")
 LENGTHS = BATCH["attention_mask"].sum(1)
 POSITIONS = ["all", "prompt", "generated"]
@@ -219,7 +219,85 @@ def test_unsteered_prompts_of_a_padded_batch_are_continued_with_steering():
         torch.testing.assert_close(logits[row : row + 1], expected, atol=1e-5, rtol=0)
 
 
+def filled(model, ids, vector, force):
+    with steer(model, vector, force):
+        return model(ids[:, :6], use_cache=True).past_key_values
+
+
+def read_on_unsteered(model, ids):
+    with steer(model, V, FORCE):
+        cache = model(ids[:, :4], use_cache=True).past_key_values
+    model(ids[:, 4:6], past_key_values=cache)
+    return cache
+
+
+CACHES = {
+    "read on unsteered": read_on_unsteered,
+    "another force": lambda model, ids: filled(model, ids, V, FORCE / 2),
+    "a push more": lambda model, ids: filled(model, ids, [V, W], FORCE),
+}
+
+
+@pytest.mark.parametrize("made", CACHES)
+@torch.no_grad()
+def test_a_cache_that_was_read_under_other_pushes_is_refused(made):
+    model, ids = model_of("llama"), token_ids(PROMPTS[1])
+    cache = CACHES[made](model, ids)
+    with pytest.raises(SteeringError, match="without this push, or with another"):
+        with steer(model, V, FORCE):
+            model(ids[:, 6:], past_key_values=cache)
+
+
+def test_ablation_needs_a_cache_of_its_own():
+    model, ids = model_of("llama"), token_ids(PROMPTS[1])
+    with torch.no_grad():
+        plain = model(ids[:, :4], use_cache=True).past_key_values
+        with pytest.raises(SteeringError, match="fill the cache inside"), ablate(model, V):
+            continued(model, ids, plain, 4)
+        with ablate(model, V):
+            own = model(ids[:, :4], use_cache=True).past_key_values
+            whole = logits_of(model, ids)[:, 4:]
+            torch.testing.assert_close(continued(model, ids, own, 4), whole, atol=1e-5, rtol=0)
+        with pytest.raises(SteeringError, match="fill the cache inside"), steer(model, V, FORCE):
+            continued(model, ids, own, 4)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_mask_as_long_as_a_static_cache(family, positions):
+    model, ids = model_of(family), token_ids(PROMPTS[1])
+    n = ids.shape[1]
+    mask = torch.zeros(1, 20, dtype=torch.long)
+    mask[:, :n] = 1
+    cache = transformers.StaticCache(config=model.config, max_cache_len=20)
+    with steer(model, V, FORCE, positions=positions, prompt_lengths=5), torch.no_grad():
+        logits = model(ids, attention_mask=mask, past_key_values=cache).logits
+    with plain_push(model, V.layer, FORCE * V.direction, pushed(positions, 5)):
+        torch.testing.assert_close(logits, logits_of(model, ids), atol=1e-5, rtol=0)
+
+
 # -- What cannot be told is refused
+
+
+def test_several_texts_in_one_row_have_no_one_prompt():
+    model, ids = model_of("llama"), token_ids(PROMPTS[1])
+    place = torch.cat([torch.arange(5), torch.arange(ids.shape[1] - 5)])[None]
+    with pytest.raises(SteeringError, match="pass one text a row"):
+        with steer(model, V, FORCE, positions="prompt", prompt_lengths=2):
+            logits_of(model, ids, position_ids=place)
+
+
+def test_a_model_without_a_kv_cache_knows_all_positions_only():
+    config = AutoConfig.for_model(
+        "mamba", vocab_size=len(tokenizer()), hidden_size=32, num_hidden_layers=3, state_size=4
+    )
+    model = AutoModelForCausalLM.from_config(config).eval()
+    ids = token_ids(PROMPTS[1])
+    with steer(model, V, FORCE), torch.no_grad():
+        model(ids)
+    with pytest.raises(SteeringError, match="without a KV cache only positions='all'"):
+        with steer(model, V, FORCE, positions="generated", prompt_lengths=3):
+            model(ids)
 
 
 @pytest.mark.parametrize("what", ["prompt_lengths", "force"])
@@ -267,5 +345,5 @@ def test_masks_of_caches_of_a_fixed_size(mask, n_new, past, positions, place, ex
 
 
 def test_a_mask_without_positions_cannot_tell_the_prompt_from_the_rest():
-    with pytest.raises(SteeringError, match="pass position_ids, or use a cache that grows"):
+    with pytest.raises(SteeringError, match="position_ids, or use a cache that grows"):
         steered_tokens(3, CAUSAL, 0, "prompt", 2)
