@@ -120,10 +120,9 @@ def change(model, what=""):
         new.close()
 
 
-def under_way(model, what) -> list[Change]:
-    """The changes of one kind that are under way in a model."""
-    part = decoder(model)
-    return [c for c in _changes if c.what == what and c.model is part and c.under_way]
+def under_way(part, *what) -> list[Change]:
+    """The changes of some kinds that are under way in a model, given by its ``decoder``."""
+    return [c for c in _changes if c.what in what and c.model is part and c.under_way]
 
 
 def refuse_inside_steer(model, only_rows=False):
@@ -132,7 +131,7 @@ def refuse_inside_steer(model, only_rows=False):
     If ``only_rows``, then only where rows are pushed differently: batches put them in an order
     of their own.
     """
-    for steering in under_way(model, "steer"):
+    for steering in under_way(decoder(model), "steer"):
         if not only_rows or steering.scope.n_rows > 1:
             raise SteeringError(
                 "A `with steer(...)` block is under way: call this outside of the block, since it "
@@ -171,8 +170,7 @@ def hooked(model, what, hooks, scope=None, prepend=False):
             scope.begin(now, "past_key_values" in arguments.parameters, pushes())
 
     def pushes():
-        changes = under_way(model, "steer") + under_way(model, "ablate")
-        return {change.scope.push for change in changes} - {None}
+        return {other.scope.push for other in under_way(part, "steer", "ablate")} - {None}
 
     def listen(layer, replace, module, args, output):
         heard.add(layer)
