@@ -34,7 +34,7 @@ def checked(function=None, **own):
 
     def check(name, value):
         default = name not in rules or value is parameters[name].default
-        return value if default else rules[name](value, name)
+        return value if default else fitted(value, name, rules[name])
 
     @wraps(function)
     def call(*args, **kwargs):
@@ -43,6 +43,16 @@ def checked(function=None, **own):
         return function(*given, *args[len(given) :], **kwargs)  # too many: Python says so
 
     return call
+
+
+def fitted(value, name, rule):
+    """What a rule makes of a value; what it fails on is refused too."""
+    try:
+        return rule(value, name)
+    except SteeringError:
+        raise
+    except Exception as error:  # a tensor on which an operation does not exist, say
+        raise SteeringError(f"{name} cannot be read: {error}.") from error
 
 
 def finite(result, what, model) -> Tensor:
@@ -68,7 +78,7 @@ def rule(wanted, fits):
 
     def check(value, name):
         fit = fits(value) if callable(fits) else hasattr(value, fits)
-        return value if fit else refuse(value, name, wanted)
+        return value if fit and not isinstance(value, type) else refuse(value, name, wanted)
 
     return check
 
@@ -79,7 +89,7 @@ def number(wanted, fits=lambda x: True, kind=Real):
     def check(value, name):
         found = _plain(value)
         if isinstance(found, kind) and not isinstance(found, bool):
-            if abs(found) < 2**63 and fits(found):  # NaN is not
+            if abs(found) < 2**63 and fits(float(found)):  # NaN is not
                 return int(found) if kind is Integral else float(found)
         refuse(value, name, wanted)
 
@@ -109,10 +119,9 @@ def _plain(value):
     return value.item() if getattr(value, "shape", None) == () else value
 
 
-def numbers(value, name, most=1e308, dtype=torch.float32, bools=False, nan=False) -> Tensor:
+def numbers(value, name, most=1e38, dtype=torch.float32, bools=False, nan=False) -> Tensor:
     """Finite numbers of any shape: one, nested lists, an array or a tensor; become a tensor."""
-    plain = isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta
-    if plain and not value.is_sparse and (value.abs() <= most).all():
+    if isinstance(value, Tensor) and value.is_floating_point() and (value.abs() <= most).all():
         return value.to("cpu", dtype)  # with its gradient
     table = np.asarray(value.tolist() if isinstance(value, Tensor) else value, dtype=object)
     entries = [_plain(entry) for entry in table.flat]
@@ -133,24 +142,24 @@ forces = partial(numbers, most=MOST_FORCE)
 def scores(value, name) -> np.ndarray:
     """A list of finite numbers; becomes an array of float64."""
     found = numbers(value, name, dtype=torch.float64, bools=True)
-    return found.numpy() if found.ndim == 1 else refuse(value, name, "a list of numbers")
+    return found.detach().numpy() if found.ndim == 1 else refuse(value, name, "a list of numbers")
 
 
 def floats(value, name) -> Tensor:
     """A tensor or an array of floating-point numbers; becomes a tensor."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
         value = torch.from_numpy(value.astype(np.float64))
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value
+    if isinstance(value, Tensor) and value.is_floating_point() and value.layout == torch.strided:
+        return value.detach().cpu()
     refuse(value, name, "a tensor or an array of floats (SteeringVector.from_raw takes others)")
 
 
-def activations(value, name) -> Tensor:
-    """A tensor [..., prompt, d_model] of finite floats; becomes float32."""
+def activations(value, name, axes=99) -> Tensor:
+    """A tensor [..., prompt, d_model] of finite floats up to 1e15; becomes float32."""
     found = floats(value, name).float()
-    if found.ndim > 1 and found.numel() and found.isfinite().all():
+    if 1 < found.ndim <= axes and found.numel() and (found.abs() <= 1e15).all():
         return found
-    refuse(value, name, "a tensor [..., prompt, d_model] of finite floats")
+    refuse(value, name, f"a tensor [{'..., ' * (axes > 2)}prompt, d_model] of finite floats")
 
 
 def texts(value, name, empty=False, once=False) -> list[str]:
@@ -206,6 +215,7 @@ def by_name(value, name) -> dict:
     return {key: RULES[name](entry, f"{name}[{key!r}]") for key, entry in value.items()}
 
 
+rows = partial(activations, axes=2)
 above_0 = number("a whole number above 0", lambda n: n > 0, Integral)
 from_0 = number("a whole number, 0 or above", lambda n: n >= 0, Integral)
 whole = number("a whole number", kind=Integral)
@@ -216,13 +226,12 @@ vector = rule("a SteeringVector (SteeringVector.from_raw makes one from numbers)
 by_layer = several(vector, "a SteeringVector or a list of them (of a dict its values)")
 vectors = several(vector, "a SteeringVector or a list of them (of a dict its values)", alone=True)
 WRITTEN = "what generate(...) returns (what sweep_texts(...) returns has its .price already)"
-two_lists = rule(
-    "two lists of tokens, as word_sides(...) gives", lambda x: isinstance(x, tuple | list)
-)
-steered_texts = several(rule(WRITTEN, "steered"), WRITTEN)
+two_lists = rule("two lists of tokens, as word_sides(...) gives", lambda x: len(x) == 2)
+steered_text = rule(WRITTEN, lambda x: hasattr(x, "steered") and texts(x, "texts", empty=True))
+steered_texts = several(steered_text, WRITTEN)
 TABLE = [
-    ("model", rule("the first of model, tokenizer = load_model(...)", "get_input_embeddings")),
-    ("tokenizer", rule("the second of model, tokenizer = load_model(...)", "get_vocab")),
+    ("model", rule("the first of model, tokenizer = load_model(...)", "generate")),
+    ("tokenizer", rule("the second of model, tokenizer = load_model(...)", "batch_decode")),
     ("concept", rule("a Concept, as load_concept(...) gives", "dev_prompts")),
     ("setting", rule("a Setting", "vector_name")),
     ("swept", rule("a Sweep, as sweep(...) gives", "effect")),
@@ -231,7 +240,7 @@ TABLE = [
     ("batch", rule("a batch, as encode(...) gives", lambda batch: isinstance(batch, Mapping))),
     ("logits", rule("a tensor of logits", lambda logits: getattr(logits, "ndim", 0) > 1)),
     ("ids", rule("a tensor of tokens [row, token]", lambda ids: getattr(ids, "ndim", 0) == 2)),
-    ("strict priced", rule("True or False", lambda value: isinstance(value, bool))),
+    ("strict priced other_weights", rule("True or False", lambda value: isinstance(value, bool))),
     ("xlabels ylabels", partial(listed, wanted="a list of labels")),
     ("keep draw", rule("a function", callable)),
     ("by judge", lambda value, name: value if callable(value) else text(value, name)),
@@ -247,9 +256,9 @@ TABLE = [
     ("layer", whole),
     ("layers", several(whole, "a list of layers")),
     ("prompt_lengths", several(above_0, "a whole number above 0 or a list of them", alone=True)),
-    ("position", lambda value, name: value if str(value) == "mean" else place(value, name)),
+    ("position", lambda value, name: "mean" if str(value) == "mean" else place(value, name)),
     ("positions", text),
-    ("padding_side", rule("'left' or 'right'", lambda side: str(side) in ("left", "right"))),
+    ("padding_side", rule("'left' or 'right'", lambda side: side in ("left", "right"))),
     ("prompts sentences requests", texts),
     ("words sides", partial(texts, once=True)),
     ("texts continuations", partial(texts, empty=True)),

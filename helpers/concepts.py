@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
-from .checks import RULES, SteeringError
+from .checks import RULES, SteeringError, fitted
 from .pairs import split
 
 BUNDLED = Path(__file__).with_name("sentiment.json")
@@ -50,7 +50,7 @@ class Concept:
             try:
                 none = value is None or (isinstance(value, list | tuple) and not value)
                 rule = RULES.get(field.name) or RULES[kind]
-                value = [] if none and kind == "pairs" else rule(value, field.name)
+                value = [] if none and kind == "pairs" else fitted(value, field.name, rule)
             except SteeringError as error:
                 raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None
             object.__setattr__(self, field.name, value)
@@ -91,11 +91,11 @@ def load_concept(source=None) -> Concept:
 
     Raises SteeringError if the file cannot be read, or a field is missing, unknown or unusable.
     """
-    source = str(source or os.environ.get("STEERING_CONCEPT") or "sentiment")
-    path = BUNDLED if source == "sentiment" else Path(source)
     try:
+        source = str(source or os.environ.get("STEERING_CONCEPT") or "sentiment")
+        path = BUNDLED if source == "sentiment" else Path(source)
         texts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SteeringError(
             f"No concept could be read from {source!r}: give 'sentiment', which is bundled, or a "
             f"JSON file of the form of {BUNDLED.name} in the folder of helpers. (Cause: {error})"

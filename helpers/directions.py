@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from .activations import residual_stream
-from .checks import RULES, SteeringError, activations, checked, from_0
+from .checks import RULES, SteeringError, checked, fitted, from_0, rows
 from .hooks import refuse_inside_steer
 from .models import check_causal, d_model, fingerprint, model_name, resolve_layer
 from .pairs import split
@@ -39,9 +39,9 @@ class SteeringVector:
 
     def __post_init__(self):
         for field in fields(self):
-            value = RULES[field.name](getattr(self, field.name), field.name)
+            value = fitted(getattr(self, field.name), field.name, RULES[field.name])
             object.__setattr__(self, field.name, value)
-        unit = self.direction.detach().to("cpu", torch.float32)
+        unit = self.direction.float()
         if unit.ndim != 1 or not abs(unit.norm().item() - 1) < 1e-3:  # NaN fails this too
             raise SteeringError(
                 f"A direction must be one vector of unit norm, got shape {list(unit.shape)} and "
@@ -95,9 +95,9 @@ class SteeringVector:
 
     @checked
     def __add__(self, other):
-        known = self.fingerprint and other.fingerprint  # else the names must do
-        what = "fingerprint" if known else "model_name"
-        if getattr(self, what) != getattr(other, what) or self.layer != other.layer:
+        what = "fingerprint" if self.fingerprint and other.fingerprint else "model_name"
+        one, two = ((getattr(v, what), v.layer, len(v.direction)) for v in (self, other))
+        if one != two:
             raise SteeringError(
                 f"Only vectors of one layer of one model can be added: layer {self.layer} of "
                 f"{self.model_name!r} against layer {other.layer} of {other.model_name!r}."
@@ -114,9 +114,9 @@ class SteeringVector:
         """A random direction for the same layer, with the same ``raw_norm``: the control."""
         generator = torch.Generator().manual_seed(seed)
         direction = torch.randn(self.direction.shape, generator=generator)
-        raw = self.raw_norm * direction / direction.norm()
-        return self.like(raw, f"random, seed {seed}")
+        return self.like(self.raw_norm * direction / direction.norm(), f"random, seed {seed}")
 
+    @checked
     def on(self, model, other_weights=False) -> "SteeringVector":
         """The vector for use on a model: itself, if it was made on these weights.
 
@@ -142,10 +142,11 @@ class SteeringVector:
         fields["checksum"] = _checksum(self.direction, fields)
         try:
             save_file({"direction": self.direction.contiguous()}, path, metadata=fields)
-        except (OSError, SafetensorError, TypeError) as error:
+        except (OSError, SafetensorError, TypeError, ValueError) as error:
             raise SteeringError(f"The vector could not be saved as {path}: {error}.") from error
 
     @classmethod
+    @checked
     def load(cls, path, model, other_weights=False) -> "SteeringVector":
         """Read a file written by ``save`` for use on this model, as ``on`` allows it.
 
@@ -177,7 +178,7 @@ class SteeringVector:
             warnings.warn(
                 f"{path} is older than checksums: nothing tells whether it is intact or which "
                 "weights it belongs to, only the name of their model. Save it anew.",
-                stacklevel=2,
+                stacklevel=3,
             )
         if not vector.fingerprint and vector.model_name != model_name(model):
             vector = replace(vector, fingerprint="another")
@@ -224,7 +225,7 @@ def mean_difference(positive, negative) -> Tensor:
     return means[0] - means[1]
 
 
-@checked
+@checked(positive=rows, negative=rows)
 def pca(positive, negative) -> Tensor:
     """First principal component of the ± pair differences, [d_model].
 
@@ -240,7 +241,7 @@ def pca(positive, negative) -> Tensor:
     return component * (component @ mean_difference(positive, negative))
 
 
-@checked
+@checked(positive=rows, negative=rows)
 def probe(positive, negative) -> Tensor:
     """Weights of a logistic regression that tells the classes apart, [d_model].
 
@@ -251,9 +252,10 @@ def probe(positive, negative) -> Tensor:
     centred = both - both.mean(0)
     labels = [1] * len(positive) + [0] * len(negative)
     # One common scale, so that the penalty weighs the same at every layer of every model.
-    classifier = LogisticRegression(max_iter=1000).fit((centred / centred.std()).numpy(), labels)
+    scaled = centred / centred.std().clip(1e-30)
+    classifier = LogisticRegression(max_iter=1000).fit(scaled.numpy(), labels)
     weights = torch.from_numpy(classifier.coef_[0]).float()
-    unit = weights / weights.norm()
+    unit = torch.nn.functional.normalize(weights, dim=0)
     return unit * (unit @ mean)
 
 
@@ -305,16 +307,15 @@ def find_vectors(
 def _unit_rows(value, name) -> Tensor:
     """A rule: vectors as [vector, d_model], each of length 1."""
     if not isinstance(value, Tensor):
-        value = RULES["vectors"](value, name)
-        value = value if isinstance(value, list) else [value]
+        value = RULES["vectors"]([value] if isinstance(value, SteeringVector) else value, name)
         widths = {len(vector.direction) for vector in value}
         if len(widths) != 1:
             raise SteeringError(f"{name} must be vectors of one width, got {sorted(widths)}.")
         value = torch.stack([vector.direction for vector in value])
-    rows = activations(value, name)
-    if not rows.any(-1).all():
+    found = rows(value, name).double()  # the square of a small float32 would be 0
+    if not found.any(-1).all():
         raise SteeringError(f"One of the {name} is 0 and has no direction.")
-    return torch.nn.functional.normalize(rows, dim=-1)
+    return (found / found.norm(dim=-1, keepdim=True)).float()
 
 
 @checked(vectors=_unit_rows, others=_unit_rows)

@@ -35,12 +35,11 @@ def word_ids(tokenizer, words) -> list[int]:
     """
     ids, broken = [], []
     for word in words:
-        # Byte-level vocabularies need the space, SentencePiece ones add it themselves.
-        forms = [tokenizer.encode(text, add_special_tokens=False) for text in (f" {word}", word)]
-        whole = [form[0] for form in forms if len(form) == 1]
-        ids += whole[:1]
-        if not whole:
-            broken.append(f"{word} = {' + '.join(tokenizer.convert_ids_to_tokens(forms[0]))}")
+        # Behind another word: some vocabularies add a space to the first one, others do not.
+        _, *own = tokenizer.encode(f"a {word.strip()}", add_special_tokens=False)
+        ids += own
+        if len(own) != 1:
+            broken.append(f"{word} = {' + '.join(tokenizer.convert_ids_to_tokens(own))}")
     if broken:
         raise SteeringError(f"Not one token in this vocabulary: {'; '.join(broken)}. Drop them.")
     if len(set(ids)) < len(ids):
