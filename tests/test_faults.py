@@ -71,8 +71,8 @@ def traced(use, model, at=None):
         return step
 
     def enter(frame, event, arg):
-        name = frame.f_code.co_filename
-        if "/helpers/" in name.replace("\\", "/") or name.endswith("contextlib.py"):
+        name = frame.f_code.co_filename.replace("\\", "/")
+        if "/helpers/" in name or name.endswith("/contextlib.py"):
             frame.f_trace_opcodes = True
             return step
 
