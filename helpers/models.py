@@ -10,13 +10,12 @@ import re
 import textwrap
 import threading
 import warnings
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -341,9 +340,12 @@ def padded(model, ids, side="right") -> dict[str, Tensor]:
     """A batch as of ``encode`` from the tokens of each text; what pads is hidden by the mask."""
     embeddings = model.get_input_embeddings().weight
     device = "cpu" if embeddings.is_meta else embeddings.device  # Accelerate moves it on
-    rows = [torch.tensor(own, dtype=torch.long) for own in ids]
-    pad = partial(pad_sequence, batch_first=True, padding_side=side)
-    batch = {"input_ids": pad(rows), "attention_mask": pad([torch.ones_like(row) for row in rows])}
+    gaps = [[0] * (max(map(len, ids)) - len(own)) for own in ids]
+    masks = [[1] * len(own) for own in ids]
+    batch = {"input_ids": ids, "attention_mask": masks}
+    for name, rows in batch.items():
+        pairs = zip(gaps, rows, strict=True) if side == "left" else zip(rows, gaps, strict=True)
+        batch[name] = torch.tensor([one + other for one, other in pairs])
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
