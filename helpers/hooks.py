@@ -157,7 +157,7 @@ def hooked(model, what, hooks, scope=None, prepend=False):
     at the end if there was no pass at all: then another model ran, or a copy of this one.
     """
     part, config, n_layer = decoder(model), model.config.get_text_config(), len(blocks(model))
-    arguments, heard, ever = signature(part.forward), set(), set()
+    names, heard, ever = list(signature(part.forward).parameters), set(), set()
     check_depth(model)
     if not hooks or len(set(blocks(model))) < n_layer:
         which = "layers is empty: give at least one" if not hooks else "A block serves two layers"
@@ -166,8 +166,8 @@ def hooked(model, what, hooks, scope=None, prepend=False):
     def begin(module, args, kwargs):
         heard.clear()
         if scope is not None:
-            now = arguments.bind_partial(*args, **kwargs).arguments
-            scope.begin(now, "past_key_values" in arguments.parameters, pushes())
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            scope.begin(given, "past_key_values" in names, pushes())
 
     def pushes():
         return {other.scope.push for other in under_way(part, "steer", "ablate")} - {None}
