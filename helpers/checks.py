@@ -269,7 +269,7 @@ TABLE = [
     ("temperature", not_negative),
     ("confidence", number("a number between 0 and 1, such as 0.95", lambda x: 0 < x < 1)),
     ("limit line", real),
-    ("batch_tokens max_new_tokens top_k n n_layer", above_0),
+    ("batch_tokens max_new_tokens top_k n n_layer most", above_0),
     ("n_random n_shuffled n_orthogonal n_pairs new_tokens", from_0),
 ]
 RULES = {name: one for names, one in TABLE for name in names.split()}

@@ -230,6 +230,18 @@ def blocks(model) -> nn.ModuleList:
     )
 
 
+@checked
+def some_layers(model, most=12) -> list[int]:
+    """At most so many layers, evenly spread, the first and the last among them.
+
+    Neighbours in a deep model tell nearly the same story, and each layer costs as much as any.
+    """
+    n_layer = len(blocks(model))
+    return sorted(
+        {round(place) for place in torch.linspace(0, n_layer - 1, min(most, n_layer)).tolist()}
+    )
+
+
 def check_depth(model):
     """Raise SteeringError if the configuration has another number of layers than the model."""
     said, found = model.config.get_text_config().num_hidden_layers, len(blocks(model))

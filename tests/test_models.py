@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    LlamaConfig,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -693,6 +694,20 @@ def test_a_model_without_blocks_is_refused(monkeypatch):
     model.transformer.h = nn.ModuleList(model.transformer.h[:2])
     with pytest.raises(SteeringError, match="No list of 3 blocks.*GPT2LMHeadModel"):
         models.blocks(model)
+
+
+def test_some_layers_are_spread_evenly_over_a_deep_model():
+    config = LlamaConfig(
+        vocab_size=9,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=30,
+        num_attention_heads=1,
+    )
+    deep = AutoModelForCausalLM.from_config(config)
+    assert models.some_layers(deep) == [0, 3, 5, 8, 11, 13, 16, 18, 21, 24, 26, 29]
+    assert models.some_layers(deep, 2) == [0, 29] and models.some_layers(deep, 1) == [0]
+    assert models.some_layers(deep, 10**9) == list(range(30))
 
 
 @pytest.mark.parametrize(("layer", "resolved"), [(0, 0), (2, 2), (-1, 2), (-3, 0)])
