@@ -1,9 +1,9 @@
 """Activation steering, one small module a subject, in the order of the notebooks.
 
-``checks``, ``models``, ``hooks``, ``batches``, ``tables``, ``plots`` and ``concepts`` serve them
-all. Imports run one way, ``pairs → activations → directions → positions → steering → generation →
-evaluation → sweeps → statistics → views → explorer``, and a reader who finished notebook NN can
-read its modules.
+``checks``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots`` and
+``concepts`` serve them all. Imports run one way, ``pairs → activations → directions → positions →
+steering → generation → evaluation → sweeps → statistics → views → explorer``, and a reader who
+finished notebook NN can read its modules.
 """
 
 import os

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from tqdm.auto import tqdm
@@ -12,6 +12,7 @@ from .checks import above_0
 # Tokens in one forward pass, padding included. On a CPU larger batches gain nothing more; a
 # single new token for each of many texts is so little work that more of those share a batch.
 READING, WRITING = 2048, 8192
+_MAKE_BAR = tqdm.__init__
 
 
 class Batches:
@@ -68,3 +69,18 @@ def progress(work=None, **labels) -> tqdm:
     # Of a single step a bar tells nothing, and in a notebook making one takes a widget.
     hidden = steps < 2 or bool(os.environ.get("TQDM_DISABLE"))
     return tqdm(work, leave=False, delay=2, disable=hidden, **labels)
+
+
+@contextmanager
+def passing_bars():
+    """Meanwhile the bars of other packages, too, show after two seconds and go when done."""
+
+    def make(bar, *args, **labels):
+        hidden = bool(os.environ.get("TQDM_DISABLE")) or labels.get("disable")
+        _MAKE_BAR(bar, *args, **labels | {"leave": False, "delay": 2, "disable": hidden})
+
+    tqdm.__init__ = make
+    try:
+        yield
+    finally:
+        tqdm.__init__ = _MAKE_BAR

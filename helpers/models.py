@@ -20,7 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from . import TORCH_CAME_FIRST
+from .batches import passing_bars
 from .checks import SteeringError, checked
+from .gguf_files import converted, smollm2
 
 POCKET = Path(__file__).parent / "pocket"
 _DTYPES = ("float32", "float64", "float16", "bfloat16", "auto")
@@ -34,8 +36,11 @@ def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
     Parameters
     ----------
     name : str or Path, optional
-        ``"pocket"`` (the bundled model: no network), a Hugging Face name such as ``"gpt2"``,
-        or a local folder. Default: environment variable ``STEERING_MODEL``, else ``"pocket"``.
+        ``"pocket"`` (the bundled model: no network), ``"smollm2"`` (a real language model, from
+        a package: no network once it is installed), a Hugging Face name such as ``"gpt2"``, a
+        local folder, or a local ``.gguf`` file, which is converted to float32 (the first time in
+        half a minute; see ``helpers.gguf_files``). Default: environment variable
+        ``STEERING_MODEL``, else ``"pocket"``.
     device : str, optional
         Default: environment variable ``STEERING_DEVICE``, else ``"cuda"``, ``"mps"`` or
         ``"cpu"``, the first that this machine has.
@@ -74,28 +79,30 @@ def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
             torch.zeros(1, device=str(device)).item()
     except Exception as error:
         raise SteeringError(f"Device {device!r} cannot be used, 'cpu' can: {error}") from error
-    return _load(str(name), str(device), kind, device_map)
+    with passing_bars():
+        return _load(str(name), str(device), kind, device_map)
 
 
 def _load(name, device, dtype, device_map) -> tuple:
     """The model and its tokenizer, whole, or one error that says which part failed and why."""
-    source = str(POCKET) if name == "pocket" else name
-    found, trouble, part = os.path.exists(source), None, "configuration"
-    bars_were_on = transformers_logging.is_progress_bar_enabled()
+    source = str({"pocket": lambda: POCKET, "smollm2": smollm2}.get(name, lambda: name)())
+    found, trouble, part, held = os.path.exists(source), None, "configuration", None
     verbosity = transformers_logging.get_verbosity()
     try:
-        if name == "pocket":  # it loads in a second; a bar would only be noise
-            transformers_logging.disable_progress_bar()
-        if found and not os.path.isfile(os.path.join(source, "config.json")):
+        if os.path.isfile(source) and source.lower().endswith(".gguf"):
+            part = "GGUF file"
+            source, held = converted(source)
+            part = "configuration"
+        if found and held is None and not os.path.isfile(os.path.join(source, "config.json")):
             raise SteeringError("no config.json can be read there.")
         trouble = None if found else _ask_hub(name)
         options = {"trust_remote_code": False, "local_files_only": trouble is not None}
-        config = AutoConfig.from_pretrained(source, **options)
+        config = held[0].config if held else AutoConfig.from_pretrained(source, **options)
         part, trouble = "architecture", None
         if config.is_encoder_decoder:
             raise SteeringError("it is an encoder-decoder, and steering needs a decoder.")
         part = "tokenizer"
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = held[1] if held else AutoTokenizer.from_pretrained(source, **options)
         special = tokenizer.all_special_tokens
         if tokenizer.pad_token_id is None:  # masks hide it, so any special token will do
             tokenizer.pad_token = tokenizer.eos_token or next(iter(special), None)
@@ -105,9 +112,14 @@ def _load(name, device, dtype, device_map) -> tuple:
         transformers_logging.set_verbosity_error()  # or its table of keys comes before our error
         options |= {"dtype": dtype, "device_map": device_map, "use_safetensors": True}
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, keys = AutoModelForCausalLM.from_pretrained(source, **options)
+        if held and device_map is not None:
+            raise SteeringError("device_map needs a copy: set STEERING_CACHE to a folder for it.")
+        if held:
+            model, keys = held[0] if dtype == "auto" else held[0].to(getattr(torch, dtype)), {}
+        else:
+            model, keys = AutoModelForCausalLM.from_pretrained(source, **options)
         for fault in ("missing", "mismatched", "unexpected"):
-            wrong = sorted(map(str, keys[f"{fault}_keys"]))
+            wrong = sorted(map(str, keys.get(f"{fault}_keys", ())))
             if wrong := [key for key in wrong if not _CONSTANT.search(key)]:
                 raise SteeringError(f"{len(wrong)} {fault}, such as {', '.join(wrong[:3])}.")
         part = "architecture"
@@ -122,8 +134,6 @@ def _load(name, device, dtype, device_map) -> tuple:
         ) from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-        if name == "pocket" and bars_were_on:
-            transformers_logging.enable_progress_bar()
     model.config._name_or_path = name
     return model.eval().requires_grad_(False), tokenizer
 
