@@ -242,7 +242,7 @@ TABLE = [
     ("ids", rule("a tensor of tokens [row, token]", lambda ids: getattr(ids, "ndim", 0) == 2)),
     ("strict priced other_weights", rule("True or False", lambda value: isinstance(value, bool))),
     ("xlabels ylabels", partial(listed, wanted="a list of labels")),
-    ("keep draw", rule("a function", callable)),
+    ("keep draw watch", rule("a function", callable)),
     ("by judge", lambda value, name: value if callable(value) else text(value, name)),
     ("other", vector),
     ("vector vectors", vectors),

@@ -3,9 +3,9 @@
 What the panel shows is made by the pure functions of ``views``. The panel only decides when.
 """
 
-from contextlib import suppress
 from functools import lru_cache
 from html import escape
+from time import monotonic
 
 import ipywidgets as widgets
 from IPython import get_ipython
@@ -15,7 +15,7 @@ from .activations import typical_norm
 from .checks import SteeringError, by_name, checked
 from .concepts import SENTIMENT
 from .evaluation import balanced_prompts
-from .panels import labelled, show_widget
+from .panels import labelled, message_waits, show_widget
 from .views import (
     Setting,
     check_layers,
@@ -23,6 +23,7 @@ from .views import (
     draw_words,
     vector_at,
     write_code,
+    write_draft,
     write_sentence,
     write_texts,
 )
@@ -41,12 +42,17 @@ BUSY = (
 QUICK = {"pil_kwargs": {"compress_level": 1}}
 
 
+class Superseded(Exception):
+    """A newer setting, or a cell, waits for the computation of an older setting."""
+
+
 class Explorer:
     """The panel. Its controls are ipywidgets, so that ``panel.force.value = 40`` moves it.
 
-    ``panel.result`` is what it shows: a ``Result``, or None after an error, which stands in the
-    panel. A setting made by code is computed at once, and its error is raised there. One made
-    in the browser waits until all that were made meanwhile have come in: the latest counts.
+    ``panel.result`` is what it shows: a ``Result``, or None while texts are written on a slow
+    model, and after an error, which stands in the panel. A setting made by code is computed at
+    once, and its error is raised there. One made in the browser waits until all that were made
+    meanwhile have come in: the latest counts. It stops within a token once a newer one is made.
     """
 
     @checked(vectors=by_name)
@@ -61,7 +67,7 @@ class Explorer:
         @lru_cache(maxsize=500)
         def answer(setting):
             chosen = vectors[setting.vector_name]
-            result = compute(model, tokenizer, chosen, self.scale, setting, concept)
+            result = compute(model, tokenizer, chosen, self.scale, setting, concept, self._watch)
             by_layer = vector_at(chosen, setting.layer) is not chosen
             return (
                 result,
@@ -125,10 +131,14 @@ class Explorer:
         """What the controls say now."""
         return Setting(*(control.value for control in self._fields))
 
-    def update(self):
-        """Show the current setting: from the cache, or computed now."""
+    def update(self, superseded=lambda: False):
+        """Show the current setting: from the cache, or computed now.
+
+        Raises ``Superseded`` as soon as the function of that name says so.
+        """
         setting = self.setting
         self.busy.value = BUSY
+        self._watch = self._watcher(setting.length, superseded)
         try:
             self.result, self.chart.value, code = self._answer(setting)
             self.chart.layout.visibility = "visible"
@@ -137,15 +147,38 @@ class Explorer:
             self.sentence.value = _message(sentence, "status")
             self.texts.value = write_texts(self.result)
             self.code.value = f"<pre style='white-space:pre-wrap'>{escape(code)}</pre>"
-        except Exception as error:
-            kind = "" if isinstance(error, SteeringError) else f"{type(error).__name__}: "
-            self.result = None
-            self.sentence.value = _message(f"{kind}{error}", "alert")
-            self.texts.value = self.code.value = ""
-            self.chart.layout.visibility = "hidden"  # it keeps its place
-            raise
-        finally:
+        except Superseded:
+            raise  # still busy
+        except BaseException as error:  # an interrupt must not leave half a text either
+            kind = "" if isinstance(error, SteeringError) else type(error).__name__
+            self._clear(_message(": ".join(filter(None, [kind, str(error)])), "alert"), "")
             self.busy.value = ""
+            raise
+        self.busy.value = ""
+
+    def _clear(self, sentence, texts):
+        """Show these alone: nothing of the setting before stays as if it were the answer."""
+        self.result = None
+        self.sentence.value, self.texts.value, self.code.value = sentence, texts, ""
+        self.chart.layout.visibility = "hidden"  # it keeps its place
+
+    def _watcher(self, length, superseded):
+        """What is called after each token: stops a superseded text, shows one that takes long."""
+        began = shown = monotonic()
+        tokens = 0
+
+        def watch(texts):
+            nonlocal shown, tokens
+            if superseded():
+                raise Superseded
+            tokens, now = tokens + 1, monotonic()
+            # At its pace the whole takes over a second: a quick text would only flicker.
+            slow = now - began > 0.2 and (now - began) * length > tokens
+            if slow and now - shown > 0.1:
+                shown = now
+                self._clear("", write_draft(texts[0]))
+
+        return watch
 
     def _changed(self, change):
         if self._quiet:
@@ -194,19 +227,31 @@ class Explorer:
         kernel = getattr(get_ipython(), "kernel", None)
         if kernel is None or kernel.get_parent().get("msg_type") != "comm_msg":
             self.update()
-        elif not self._scheduled:
+        else:
+            self._schedule(kernel)
+
+    def _schedule(self, kernel):
+        """Have the setting answered in the thread of the cells, once that is free.
+
+        JupyterLab's messages come in a thread beside it. Computed there, a setting would steer
+        what a cell runs on the same model, and be steered by it.
+        """
+        if not self._scheduled:
             self._scheduled = True
             self.busy.value = BUSY
-            # JupyterLab's messages come in a thread beside that of the cells. Computed there, a
-            # setting would steer what a cell runs on the same model, and be steered by it.
             loop = kernel.io_loop
             # Whatever was moved during a computation is read before this fires.
-            loop.add_callback(loop.call_later, 0.02, self._answer_browser)
+            loop.add_callback(loop.call_later, 0.02, self._answer_browser, kernel)
 
-    def _answer_browser(self):
+    def _answer_browser(self, kernel):
         self._scheduled = False
-        with suppress(SteeringError):  # it stands in the panel; others go to the kernel's log too
-            self.update()
+        try:
+            # A newer setting comes in the other thread, or waits for this one, as in Voilà.
+            self.update(lambda: self._scheduled or message_waits(kernel))
+        except Superseded:
+            self._schedule(kernel)
+        except SteeringError:
+            pass  # it stands in the panel; others go to the kernel's log too
 
 
 def explore(model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0, prompt=None):

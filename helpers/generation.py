@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import logging
 
 from .checks import SteeringError, checked, finite
@@ -48,6 +48,7 @@ def generate(
     temperature=0.8,
     top_k=40,
     seed=0,
+    watch=None,
 ) -> SteeredTexts:
     """Continue prompts twice in one batch: without steering, and with it.
 
@@ -66,6 +67,9 @@ def generate(
         Sample among the so many likeliest tokens.
     seed : int or list of int
         One for all prompts, or one for each.
+    watch : callable, optional
+        Is given the texts so far, in the form of the result, after each new token. An exception
+        that it raises ends the generation.
 
     Returns a list of ``SteeredText(prompt, base, steered)`` that shows as a table. Raises
     SteeringError as ``steer`` does, and for prompts that cannot be used.
@@ -81,6 +85,18 @@ def generate(
     both = torch.cat([torch.zeros(len(forces), len(bases)), forces], 1)
     lengths = batch["attention_mask"].sum(1)[rows]
     noise = _SharedNoise(model, [keys[row] for row in rows], temperature, top_k)
+
+    def read(ids):
+        new = tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True)
+        base = dict(zip(first, new, strict=False))
+        return SteeredTexts(
+            SteeredText(key[1], base[key], text) for key, text in zip(keys, new[-n:], strict=True)
+        )
+
+    def look(ids, scores, **kwargs):
+        watch(read(ids))
+        return False  # the text is not at its end
+
     with change(model) as quiet, steer(model, vector, both, layer, positions, lengths):
         # A row that ended early is filled with padding; the model would warn of it.
         quiet.undo.append(partial(logging.set_verbosity, logging.get_verbosity()))
@@ -89,17 +105,14 @@ def generate(
             **{name: tensor[rows] for name, tensor in batch.items()},
             max_new_tokens=max_new_tokens,
             logits_processor=LogitsProcessorList([noise]),
+            stopping_criteria=StoppingCriteriaList([] if watch is None else [look]),
             do_sample=False,  # the noise makes the choice random
             num_beams=1,
             num_return_sequences=1,
             return_dict_in_generate=False,
             pad_token_id=tokenizer.pad_token_id,
         )
-    new = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-    base = dict(zip(first, new, strict=False))
-    return SteeredTexts(
-        SteeredText(key[1], base[key], text) for key, text in zip(keys, new[-n:], strict=True)
-    )
+    return read(output)
 
 
 def seed_list(seed, n) -> list[int]:

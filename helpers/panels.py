@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 import ipywidgets as widgets
+import zmq
 from IPython.display import display
 
 from . import plots
@@ -46,6 +47,20 @@ def labelled(kind, name, **values):
     if kind is not widgets.Dropdown:
         values["continuous_update"] = False
     return kind(description=name, style=style, layout=layout, **values)
+
+
+def message_waits(kernel) -> bool:
+    """Whether something waits until the thread of the cells is free: a cell, or a moved control.
+
+    False for a kernel that keeps its messages elsewhere. What waits is handled no sooner for it.
+    """
+    try:
+        beside = kernel.shell_channel_thread  # hands on what comes, since ipykernel 7
+        pair = beside and beside.manager.get_shell_channel_to_subshell_pair(None)
+        stream = pair.to_stream if pair else kernel.shell_stream
+        return stream.flush(zmq.POLLIN) > 0  # turns each message into a task of the event loop
+    except AttributeError:
+        return False
 
 
 def show_widget(widget, text):

@@ -69,21 +69,25 @@ def vector_at(vectors, layer) -> SteeringVector:
 
 @checked
 @torch.inference_mode()  # a little faster than no_grad; only numbers and text leave it
-def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT) -> Result:
+def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT, watch=None) -> Result:
     """Text and next-word probabilities without and with steering.
 
     ``vectors`` is a list by layer, or one vector for any layer; ``scale`` the typical norm by
-    layer. Raises SteeringError as ``generate`` does, and for a list of another length.
+    layer. ``watch`` is that of ``generate``, and is called once more between the measurements.
+    Raises SteeringError as ``generate`` does, and for a list of another length.
     """
     check_layers(model, vectors=vectors, scale=scale)
     prompts, layer = [setting.prompt] * 2, resolve_layer(model, whole(setting.layer, "layer"))
     vector = vector_at(vectors, layer)
     forces = torch.tensor([0, real(setting.force, "force")])
-    text = generate(
+    texts = generate(
         model, tokenizer, prompts[:1], vector, setting.force, layer,
-        max_new_tokens=setting.length, seed=setting.seed,
-    )[0]  # fmt: skip
+        max_new_tokens=setting.length, seed=setting.seed, watch=watch,
+    )  # fmt: skip
+    (text,) = texts
     surprise = perplexity(model, tokenizer, prompts, [text.base, text.steered])
+    if watch is not None:
+        watch(texts)
     with steer(model, vector, forces, layer):
         batch = encode(model, tokenizer, prompts)
         logits = next_token_logits(model, batch).float().cpu()
@@ -142,18 +146,27 @@ def write_texts(result) -> str:
 
     The prompt is bold; what steering changed is underlined.
     """
-    base, steered = result.texts
-    same = len(commonprefix([base, steered]))
+    costs = ["empty" if isnan(x) else f"perplexity {x:.0f}" for x in result.perplexity]
+    notes = [f"log-odds {x:+.1f} · {cost}" for x, cost in zip(result.log_odds, costs, strict=True)]
+    return _side_by_side(result.setting.prompt, result.texts, notes)
+
+
+def write_draft(written) -> str:
+    """The same HTML of a ``SteeredText`` that is not at its end and not measured yet."""
+    texts = [text.rstrip("\ufffd") for text in written[1:]]  # a character that is half there
+    return _side_by_side(written.prompt, texts, ["writing …"] * 2)
+
+
+def _side_by_side(prompt, texts, notes) -> str:
+    same = len(commonprefix(texts))
     columns = ""
-    for i, name, text in ((0, "Unsteered", base), (1, "Steered", steered)):
-        changed = escape(text[same:])
-        surprise = result.perplexity[i]
-        cost = "empty" if isnan(surprise) else f"perplexity {surprise:.0f}"
+    for i, name in enumerate(("Unsteered", "Steered")):
+        changed = escape(texts[i][same:])
         columns += (
             '<div style="flex:1 1 260px;height:9.5em;overflow-y:auto;padding:0 1em 0 0">'
-            f"<div><b>{name}</b> · log-odds {result.log_odds[i]:+.1f} · {cost}</div>"
+            f"<div><b>{name}</b> · {notes[i]}</div>"
             '<div style="white-space:pre-wrap;line-height:1.4">'
-            f"<b>{escape(result.setting.prompt)}</b>{escape(text[:same])}"
+            f"<b>{escape(prompt)}</b>{escape(texts[i][:same])}"
             f"{f'<u>{changed}</u>' if i else changed}</div></div>"
         )
     return f'<div style="display:flex;flex-wrap:wrap">{columns}</div>'

@@ -1,6 +1,7 @@
 import asyncio
 import logging
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -18,7 +19,15 @@ from helpers.concepts import SENTIMENT
 from helpers.explorer import SHARES, Explorer, explore
 from helpers.models import SteeringError
 from helpers.panels import LayerExplorer, explore_layers
-from helpers.views import Setting, compute, draw_words, write_code, write_sentence, write_texts
+from helpers.views import (
+    Setting,
+    compute,
+    draw_words,
+    write_code,
+    write_draft,
+    write_sentence,
+    write_texts,
+)
 from pages import Page
 from tiny_models import make_vector, no_hook_left, plain_log_odds, tiny_model, tokenizer
 
@@ -36,9 +45,9 @@ def computed(monkeypatch):
     """The settings that were computed, in order."""
     settings = []
 
-    def count(model, its_tokenizer, vectors, scale, setting, concept):
+    def count(model, its_tokenizer, vectors, scale, setting, *others):
         settings.append(setting)
-        return compute(model, its_tokenizer, vectors, scale, setting, concept)
+        return compute(model, its_tokenizer, vectors, scale, setting, *others)
 
     monkeypatch.setattr(explorer, "compute", count)
     return settings
@@ -335,14 +344,20 @@ def test_a_panel_whose_first_setting_fails_is_not_made():
 # -- Settings that come from a browser
 
 
-def in_browser(monkeypatch, story):
-    """Run a coroutine in which the panel believes that every change came from a browser."""
+def in_browser(monkeypatch, story, waits=lambda: 0):
+    """Run a coroutine in which the panel believes that every change came from a browser.
+
+    ``waits`` tells how many messages wait for the thread of the cells.
+    """
 
     async def run():
         errors = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, what: errors.append(what))
         kernel = SimpleNamespace(
-            get_parent=lambda: {"msg_type": "comm_msg"}, io_loop=IOLoop.current()
+            get_parent=lambda: {"msg_type": "comm_msg"},
+            io_loop=IOLoop.current(),
+            shell_channel_thread=None,
+            shell_stream=SimpleNamespace(flush=lambda flag: waits()),
         )
         monkeypatch.setattr(explorer, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
         await story()
@@ -414,6 +429,184 @@ def test_computed_in_the_thread_of_the_cells(panel, monkeypatch):
 
     in_browser(monkeypatch, story)
     assert threads == [threading.current_thread()]
+    assert_shows(panel, Setting(FIRST, "each layer", START, 3.0, 24, 0))
+
+
+@contextmanager
+def counting(passes, at=None, then=None):
+    """Count the forward passes of the model; during one of them something happens."""
+
+    def count(module, args):
+        passes.append(1)
+        if len(passes) == at:
+            then()
+
+    counter = tiny_model().register_forward_pre_hook(count)
+    try:
+        yield
+    finally:
+        counter.remove()
+
+
+def in_another_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def passes_of_a_view(setting):
+    with counting(passes := []):
+        expected_result(setting)
+    return len(passes)
+
+
+@pytest.mark.parametrize("at", [1, 5, 24, 25])
+def test_a_newer_setting_stops_the_older_within_a_token(panel, computed, monkeypatch, at):
+    """From the other thread, as in JupyterLab; the 25th pass measures the finished text."""
+    older = Setting(FIRST, "each layer", START, 3.0, 24, 0)
+    newer = replace(older, seed=1)
+    view, older_view = map(passes_of_a_view, (newer, older))
+    assert at < older_view  # the text does not end before
+    computed.clear()
+    shown = []
+
+    async def story():
+        panel.force.value = 3.0
+        await settled(panel)
+
+    def move():
+        shown.append((panel.result.setting, panel.busy.value))
+        in_another_thread(lambda: setattr(panel.seed, "value", 1))
+
+    with counting(passes := [], at, move):
+        in_browser(monkeypatch, story)
+    assert len(passes) == at + view
+    assert computed == [older, newer]
+    assert shown == [(Setting(FIRST, "each layer", START, 0.0, 24, 0), explorer.BUSY)]
+    assert_shows(panel, newer)
+    monkeypatch.setattr(explorer, "get_ipython", lambda: None)
+    panel.seed.value = 0  # what was stopped is no answer
+    assert computed == [older, newer, older]
+    assert_shows(panel, older)
+
+
+def test_whoever_waits_for_the_thread_of_the_cells_comes_first(panel, computed, monkeypatch):
+    """As in Voilà, or when a cell is run: the same setting is then computed anew."""
+    asked, between, done = [], [], []
+
+    def waits():
+        asked.append(1)
+        if len(asked) == 7:
+            IOLoop.current().add_callback(between.append, list(computed))
+            return 2
+        return 0
+
+    async def story():
+        panel.force.value = 3.0
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if panel.result is not None and panel.result.setting == panel.setting:
+                done.append(1)
+                break
+
+    setting = Setting(FIRST, "each layer", START, 3.0, 24, 0)
+    view = passes_of_a_view(setting)
+    with counting(passes := []):
+        in_browser(monkeypatch, story, waits)
+    assert done and len(passes) == 7 + view
+    assert between == [[setting]]
+    assert computed == [setting, setting]
+    assert_shows(panel, setting)
+
+
+def test_a_setting_made_by_code_is_finished_whoever_waits(panel, computed, monkeypatch):
+    kernel = SimpleNamespace(
+        get_parent=lambda: {"msg_type": "execute_request"},
+        shell_channel_thread=None,
+        shell_stream=SimpleNamespace(flush=lambda flag: 1),
+    )
+    monkeypatch.setattr(explorer, "get_ipython", lambda: SimpleNamespace(kernel=kernel))
+    panel.force.value = 3.0
+    assert_shows(panel, Setting(FIRST, "each layer", START, 3.0, 24, 0))
+    assert len(computed) == 1
+
+
+class Frames:
+    """What the panel shows, change by change, with a clock of its own."""
+
+    def __init__(self, panel, monkeypatch, seconds):
+        self.now, self.seen, self.panel = 0.0, [], panel
+        monkeypatch.setattr(explorer, "monotonic", self.clock)
+        self.seconds = seconds  # from one look at the clock to the next
+        panel.texts.observe(self.note, "value")
+
+    def clock(self):
+        self.now += self.seconds
+        return self.now
+
+    def note(self, change):
+        others = self.panel.sentence.value, self.panel.code.value, self.panel.result
+        hidden = self.panel.chart.layout.visibility == "hidden"
+        self.seen.append((change.new, self.panel.busy.value, *others, hidden))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "drafts"), [(0.3, 24), (0.15, 23), (0.06, 11), (0.03, 0), (0.001, 0)]
+)
+def test_a_slow_text_is_shown_word_by_word(panel, monkeypatch, seconds, drafts):
+    """A quick one is not: it would only flicker. At most ten frames a second are shown."""
+    seen, computed_by = [], explorer.compute
+
+    def watched(*args):
+        *given, watch = args
+
+        def look(texts):
+            seen.append(texts[0])
+            watch(texts)
+
+        return computed_by(*given, look)
+
+    monkeypatch.setattr(explorer, "compute", watched)
+    frames = Frames(panel, monkeypatch, seconds)
+    panel.force.value = 3.0
+    *shown, (last, *_) = frames.seen
+    assert len(shown) == drafts
+    pages = [write_draft(text) for text in seen]
+    places = [pages.index(html) for html, *_ in shown]
+    assert places == sorted(set(places))  # base and steered grow together
+    for i, (_, busy, sentence, code, result, _) in enumerate(shown):
+        # Nothing of the setting before stands beside the new text, once that is there.
+        assert busy == explorer.BUSY and result is None and not sentence
+        assert i == 0 or not code
+    assert last == panel.texts.value and "writing" not in last
+    assert_shows(panel, Setting(FIRST, "each layer", START, 3.0, 24, 0))
+
+
+def test_a_draft_is_never_left_as_if_it_were_final(panel, monkeypatch):
+    """Neither of a text that was stopped nor of one that failed or was interrupted."""
+    frames = Frames(panel, monkeypatch, 0.3)
+
+    async def story():
+        panel.force.value = 3.0
+        await settled(panel)
+
+    with counting([], 9, lambda: in_another_thread(lambda: panel.none.click())):
+        in_browser(monkeypatch, story)
+    assert sum("writing" in html for html, *_ in frames.seen) == 8
+    assert_shows(panel, Setting(FIRST, "each layer", START, 0.0, 24, 0))  # it was in the cache
+    monkeypatch.setattr(explorer, "get_ipython", lambda: None)
+    for error, words in ((KeyboardInterrupt(), "KeyboardInterrupt"), (OSError("x"), "OSError: x")):
+
+        def fail(error=error):
+            raise error
+
+        with no_hook_left(tiny_model()), pytest.raises(type(error)), counting([], 9, fail):
+            panel.force.value = 3.0
+        assert "writing" in frames.seen[-2][0]
+        assert_shows_error(panel, words)
+        panel.force.value = 0.0
+        assert_shows(panel, Setting(FIRST, "each layer", START, 0.0, 24, 0))
+    panel.force.value = 3.0
     assert_shows(panel, Setting(FIRST, "each layer", START, 3.0, 24, 0))
 
 

@@ -186,6 +186,49 @@ def test_mistake_06_no_hook_survives_an_interrupted_generation(error):
     assert len(calls) == 3
 
 
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("seed", [3, [1, 1, 2]])
+def test_a_watcher_sees_the_texts_grow_to_the_result(seed):
+    seen = []
+    prompts = [PROMPTS[0], *PROMPTS[:2]]
+    result = texts(prompts, seed=seed, watch=seen.append)
+    assert result == texts(prompts, seed=seed)
+    assert len(seen) == 8 and seen[-1] == result and type(seen[0]) is SteeredTexts
+    for shorter, longer in zip(seen, seen[1:], strict=False):
+        for before, after in zip(shorter, longer, strict=True):
+            assert before.prompt == after.prompt and before != after
+            assert after.base.startswith(before.base)
+            assert after.steered.startswith(before.steered)
+
+
+def test_an_ended_text_no_longer_grows_before_a_watcher(monkeypatch):
+    full = texts(PROMPTS, temperature=0)[0].base
+    end = tokenizer()(full)["input_ids"][3]
+    monkeypatch.setattr(tiny_model().generation_config, "eos_token_id", end)
+    seen = []
+    assert texts(PROMPTS, temperature=0, watch=seen.append) == seen[-1]
+    assert len(tokenizer()(seen[-1][0].base)["input_ids"]) <= 4
+
+
+@pytest.mark.parametrize("error", [Stop, KeyboardInterrupt])
+@pytest.mark.parametrize("last", [1, 4])
+def test_a_watcher_s_error_ends_the_generation_after_the_token(error, last):
+    model, passes, seen = new_model(), [], []
+    model.register_forward_pre_hook(lambda module, args: passes.append(1))
+
+    def watch(texts):
+        seen.append(texts)
+        if len(seen) == last:
+            raise error
+
+    with no_hook_left(model), pytest.raises(error):
+        generate(model, tokenizer(), PROMPTS, make_vector(), FORCE, watch=watch)
+    assert len(passes) == len(seen) == last
+
+
 @pytest.mark.parametrize(
     ("prompts", "change", "message"),
     [
@@ -195,6 +238,7 @@ def test_mistake_06_no_hook_survives_an_interrupted_generation(error):
         (["word " * 60], {}, "tokens plus 8 new ones, but tiny-gpt2 reads at most 64"),
         (PROMPTS, {"force": math.nan}, "force must be a finite number"),
         (PROMPTS, {"positions": "last"}, "Unknown positions 'last'"),
+        (PROMPTS, {"watch": 3}, "watch must be a function, got 3"),
         (PROMPTS, {"vector": []}, "No vector"),
         (PROMPTS, {"layer": 3}, "has 3 layers"),
         (PROMPTS, {"vector": make_vector(width=16)}, r"made on 'tiny-gpt2' \(width 16\)"),

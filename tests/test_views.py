@@ -10,7 +10,7 @@ from helpers.activations import typical_norm
 from helpers.concepts import SENTIMENT
 from helpers.directions import find_vectors
 from helpers.evaluation import log_odds, perplexity, price
-from helpers.generation import generate
+from helpers.generation import SteeredText, generate
 from helpers.models import SteeringError, load_model
 from helpers.tables import Table
 from helpers.views import (
@@ -21,6 +21,7 @@ from helpers.views import (
     draw_words,
     vector_at,
     write_code,
+    write_draft,
     write_sentence,
     write_texts,
 )
@@ -143,6 +144,28 @@ def test_force_zero_changes_nothing_and_shows_the_likeliest_words(pocket):
     assert "No steering" in write_sentence(found)
 
 
+def test_a_watcher_is_called_after_each_token_and_between_the_measurements():
+    model, setting, seen = tiny_model(), Setting(PROMPT, "v", 1, 3.0, 6, 0), []
+    given = (model, tokenizer(), make_vector(), [5.0] * 3, setting, SENTIMENT)
+    result = compute(*given, seen.append)
+    assert result == compute(*given)
+    assert len(seen) == 6 + 1
+    assert [(text.base, text.steered) for (text,) in seen[-2:]] == [result.texts] * 2
+    for last in range(1, len(seen) + 1):
+        passes, calls = [], []
+
+        def watch(texts, calls=calls, last=last):
+            calls.append(texts)
+            if len(calls) == last:
+                raise InterruptedError
+
+        counter = model.register_forward_pre_hook(lambda *args, passes=passes: passes.append(1))
+        with no_hook_left(model), pytest.raises(InterruptedError):
+            compute(*given, watch)
+        counter.remove()
+        assert len(passes) == len(calls) == last  # no forward pass after the watcher's error
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -221,6 +244,19 @@ def test_prompt_and_text_of_the_model_come_out_as_text():
     assert set(page.tags) == {"div", "b", "u"}
     assert page.text.count(HOSTILE) == 3 and HOSTILE[::-1] in page.text
     assert HOSTILE in page.inside["b"]
+
+
+def test_a_draft_looks_like_the_result_and_claims_no_measurement():
+    written = SteeredText(HOSTILE, " same & big", " same & bad \ufffd")
+    page = Page(write_draft(written))
+    assert set(page.tags) == {"div", "b", "u"}
+    assert page.text.count(HOSTILE) == 2 and page.inside["u"] == ["ad "]
+    assert "log-odds" not in page.text and "perplexity" not in page.text
+    assert "Unsteered · writing …" in page.text and "Steered · writing …" in page.text
+    assert "\ufffd" not in page.text  # the first bytes of a character
+    done = Page(write_texts(a_result(prompt=HOSTILE, texts=(" same & big", " same & bad "))))
+    assert done.tags == page.tags and done.inside["u"] == page.inside["u"]
+    assert not any(Page(write_draft(SteeredText(PROMPT, "", ""))).inside["u"])
 
 
 def test_only_what_differs_is_underlined():
