@@ -81,16 +81,19 @@ def generate(
     keys = list(zip(seed_list(seed, n), prompts, strict=True))
     first = {key: row for row, key in reversed(list(enumerate(keys)))}
     bases = list(first.values())  # rows of one prompt and seed share their unsteered text
-    rows = torch.tensor([*bases, *range(n)])
-    both = torch.cat([torch.zeros(len(forces), len(bases)), forces], 1)
+    pushed = forces.any(0).nonzero()[:, 0].tolist()  # at force 0 that is their text, too
+    rows = torch.tensor([*bases, *pushed])
+    both = torch.cat([torch.zeros(len(forces), len(bases)), forces[:, pushed]], 1)
     lengths = batch["attention_mask"].sum(1)[rows]
     noise = _SharedNoise(model, [keys[row] for row in rows], temperature, top_k)
 
     def read(ids):
         new = tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True)
         base = dict(zip(first, new, strict=False))
+        steered = dict(zip(pushed, new[len(bases) :], strict=True))
         return SteeredTexts(
-            SteeredText(key[1], base[key], text) for key, text in zip(keys, new[-n:], strict=True)
+            SteeredText(key[1], base[key], steered.get(row, base[key]))
+            for row, key in enumerate(keys)
         )
 
     def look(ids, scores, **kwargs):

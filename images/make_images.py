@@ -1,4 +1,9 @@
-"""Draw the figures of the README: `python images/make_images.py`, from the repository's root."""
+"""Draw the figures of the README and of notebook 04, and write the table at 04's end.
+
+    python images/make_images.py          from the root of the repository
+
+The real model must be installed (README, "Use a real model").
+"""
 
 import helpers  # noqa: F401  # isort: skip  # first: it sets how torch's threads wait
 
@@ -6,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import torch
 
 from helpers import plots
@@ -15,39 +21,65 @@ from helpers.directions import find_vectors
 from helpers.evaluation import balanced_prompts
 from helpers.models import load_model
 from helpers.sweeps import sweep, sweep_texts
+from helpers.tables import Table
 
 FOLDER = Path(__file__).parent
+NOTEBOOK = FOLDER.parent / "notebooks" / "04_steering_with_hooks.ipynb"
+TABLE_CELL = "real-model-table"
+SEEDS = [0, 1, 2]
 SHARES = torch.tensor([-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4])
 
 
-def draw_texts(model, tokenizer, vectors, scale):
-    """One prompt, pushed up, left alone and pushed down, with three seeds each."""
+def push_texts(model, tokenizer, vectors, scale):
+    """One prompt pushed up, left alone and pushed down, and each force: layer, [(force, texts)].
+
+    At two thirds of the depth, by a fifth of its typical norm. The prompt is the one among the
+    development prompts where positive and negative next words are most nearly equally likely.
+    """
     layer = 2 * len(vectors) // 3
     force = 0.2 * scale[layer].item()
-    [prompt] = balanced_prompts(model, tokenizer, SENTIMENT, 1)
-    prompts, seeds = [prompt] * 3, [0, 1, 2]
-    where = (model, tokenizer, prompts, vectors[layer], [force, 0.0, -force])
-    groups = sweep_texts(*where, seed=seeds, max_new_tokens=20, priced=False).texts[0]
-    looks = [
-        (f"+{force:.0f}", plots.POSITIVE, 0.30),
-        ("0", plots.NEUTRAL, 0.12),
-        (f"−{force:.0f}", plots.NEGATIVE, 0.30),
-    ]
+    prompts = balanced_prompts(model, tokenizer, SENTIMENT, 1) * len(SEEDS)
+    forces = [force, 0.0, -force]
+    where = (model, tokenizer, prompts, vectors[layer], forces)
+    groups = sweep_texts(*where, seed=SEEDS, max_new_tokens=20, priced=False).texts[0]
+    return layer, list(zip(forces, groups, strict=True))
+
+
+def draw_texts(layer, groups, file):
+    """The texts as a picture, one block of rows for each force."""
+    looks = [(plots.POSITIVE, 0.30), (plots.NEUTRAL, 0.12), (plots.NEGATIVE, 0.30)]
     figure, ax = plt.subplots(figsize=(8.5, 4.9))
     y, ticks = 0.0, {}
-    for texts, (name, colour, alpha) in zip(groups, looks, strict=True):
-        for seed, text in zip(seeds, texts, strict=True):
+    for (force, texts), (colour, alpha) in zip(groups, looks, strict=True):
+        for seed, text in zip(SEEDS, texts, strict=True):
             ax.barh(y, 1, height=0.86, color=colour, alpha=alpha)
-            words = textwrap.fill(f"{prompt} … {' '.join(text.steered.split())}", 104)
-            ax.text(0.012, y, words, va="center", fontsize=9.5)
-            ticks[y] = f"force {name}\nseed {seed}"
+            words = textwrap.fill(f"{text.prompt} … {' '.join(text.steered.split())}", 104)
+            ax.text(0.012, y, words, va="center", fontsize=9.5, parse_math=False)
+            ticks[y] = f"force {_signed(force)}\nseed {seed}"
             y -= 1
         y -= 0.35
     ax.set(xlim=(0, 1), xticks=[], ylim=(y + 0.8, 0.55))
     ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8.5)
     ax.set_title(f"h' = h + force · v after block {layer}, v from eight pairs of sentences")
     ax.grid(False)
-    figure.savefig(FOLDER / "steered_text.png", dpi=120)
+    figure.savefig(FOLDER / file, dpi=120)
+
+
+def write_table(layer, groups):
+    """The texts as a table in the cell of notebook 04 that shows the real model."""
+    rows = [
+        (_signed(force), f"{text.prompt} {' '.join(text.steered.split())}")
+        for force, texts in groups
+        for text in texts
+    ]
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    [cell] = [cell for cell in notebook.cells if cell.id == TABLE_CELL]
+    cell.source = Table([f"force, layer {layer}", "text, seeds 0, 1, 2"], rows).markdown()
+    nbformat.write(notebook, NOTEBOOK)
+
+
+def _signed(force):
+    return f"{force:+.0f}".replace("-", "−").replace("+0", "0")
 
 
 def draw_maps(model, tokenizer, vectors, scale):
@@ -66,8 +98,12 @@ def draw_maps(model, tokenizer, vectors, scale):
 
 
 if __name__ == "__main__":
-    model, tokenizer = load_model("pocket", device="cpu")
-    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
-    scale = typical_norm(model, tokenizer)
-    draw_texts(model, tokenizer, vectors, scale)
-    draw_maps(model, tokenizer, vectors, scale)
+    for name, file in (("pocket", "steered_text_bundled.png"), ("smollm2", "steered_text.png")):
+        model, tokenizer = load_model(name, device="cpu")
+        vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+        scale = typical_norm(model, tokenizer)
+        texts = push_texts(model, tokenizer, vectors, scale)
+        draw_texts(*texts, file)
+        if name == "pocket":
+            draw_maps(model, tokenizer, vectors, scale)
+    write_table(*texts)

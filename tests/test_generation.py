@@ -116,7 +116,7 @@ def test_rows_of_one_prompt_and_seed_share_their_base(positions, temperature):
     found = generate(
         model, tokenizer(), prompts, make_vector(), forces, seed=seeds, max_new_tokens=8, **kwargs
     )
-    assert set(sizes) == {3 + 5}  # soup with either seed, film, and every steered text
+    assert set(sizes) == {3 + 4}  # soup with either seed, film, and every text that is pushed
     alone = [
         texts([prompt], force, seed=seed, **kwargs)[0]
         for prompt, force, seed in zip(prompts, forces, seeds, strict=True)
