@@ -259,7 +259,7 @@ TABLE = [
     ("position", lambda value, name: "mean" if str(value) == "mean" else place(value, name)),
     ("positions", text),
     ("padding_side", rule("'left' or 'right'", lambda side: side in ("left", "right"))),
-    ("prompts sentences requests", texts),
+    ("prompts sentences requests questions instructions", texts),
     ("words sides", partial(texts, once=True)),
     ("texts continuations", partial(texts, empty=True)),
     ("prompt name follow_up", text),

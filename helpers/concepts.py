@@ -43,6 +43,10 @@ class Concept:
     judge: str | Callable  # of whole texts, as in ``evaluation.judge``
     more_pairs: list[tuple[str, str]] = ()  # further ones of the same make
     varied_pairs: list[tuple[str, str]] = ()  # long ones whose sides share nothing else
+    dev_questions: list[str] = ()  # to a model that chats; they allow an answer of either side
+    test_questions: list[str] = ()
+    positive_instructions: list[str] = ()  # in its system prompt they ask for the same as the push
+    negative_instructions: list[str] = ()
 
     def __post_init__(self):
         for field in fields(self):
@@ -50,7 +54,8 @@ class Concept:
             try:
                 none = value is None or (isinstance(value, list | tuple) and not value)
                 rule = RULES.get(field.name) or RULES[kind]
-                value = [] if none and kind == "pairs" else fitted(value, field.name, rule)
+                optional = field.default is not MISSING
+                value = [] if none and optional else fitted(value, field.name, rule)
             except SteeringError as error:
                 raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None
             object.__setattr__(self, field.name, value)
@@ -60,11 +65,13 @@ class Concept:
             raise SteeringError(f"pairs of {self.name!r}: give at least two.")
         if both := set(self.positive_words) & set(self.negative_words):
             raise SteeringError(f"{self.name!r} has words on both sides: {sorted(both)}.")
-        if shared := set(self.dev_prompts) & set(self.test_prompts):
-            raise SteeringError(
-                f"{self.name!r} has prompts that would serve both to choose and to report: "
-                f"{sorted(shared)}. Take them out of dev_prompts or test_prompts."
-            )
+        for kind in ("prompts", "questions"):
+            choosing, reporting = (getattr(self, f"{half}_{kind}") for half in ("dev", "test"))
+            if shared := set(choosing) & set(reporting):
+                raise SteeringError(
+                    f"{self.name!r} has {kind} that would serve both to choose and to report: "
+                    f"{sorted(shared)}. Take them out of dev_{kind} or test_{kind}."
+                )
 
     @property
     def words(self) -> tuple[list[str], list[str]]:
