@@ -116,6 +116,14 @@ def test_unknown_model_names_the_way_out(name, monkeypatch):
         load_model(name)
 
 
+def test_no_bar_is_left_by_loading(llama_folder, monkeypatch, capfd):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    AutoModelForCausalLM.from_pretrained(llama_folder)
+    assert "Loading weights" in capfd.readouterr().err  # transformers' own habit
+    load_model(llama_folder)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_damaged_weights_give_the_same_error(llama_folder, tmp_path):
     shutil.copytree(llama_folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "model.safetensors").write_bytes(b"not safetensors")
