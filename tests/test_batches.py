@@ -268,18 +268,18 @@ class OthersBar(batches.tqdm):
 
 @pytest.mark.parametrize("kind", [batches.tqdm, OthersBar])
 def test_the_bars_of_other_packages_pass_for_a_while(kind, monkeypatch, capfd):
+    def shown(**labels):
+        with kind(total=3, desc="loading", disable=False, **labels) as bar:
+            bar.update(3)
+            return bar.leave, bar.delay, bar.disable, "loading" in capfd.readouterr().err
+
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     with passing_bars():
-        with kind(total=3, desc="loading", leave=True, disable=False) as bar:
-            bar.update(3)
-        assert not bar.leave and bar.delay > 0 and not bar.disable
+        assert shown() == shown(leave=True) == (False, 2, False, False)
         assert kind(total=3, disable=True).disable
         monkeypatch.setenv("TQDM_DISABLE", "1")
         assert kind(total=3, disable=False).disable
-        monkeypatch.delenv("TQDM_DISABLE")
-    assert "loading" not in capfd.readouterr().err
+    monkeypatch.delenv("TQDM_DISABLE")
     with pytest.raises(KeyboardInterrupt), passing_bars():
         raise KeyboardInterrupt
-    with kind(total=3, desc="loading", disable=False) as bar:
-        bar.update(3)
-    assert bar.leave and bar.delay == 0 and "loading" in capfd.readouterr().err
+    assert shown() == (True, 0, False, True)
