@@ -5,6 +5,7 @@ import warnings
 from contextlib import contextmanager, nullcontext
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from IPython.display import display
 from tqdm.auto import tqdm
 
 from .checks import above_0
@@ -68,19 +69,36 @@ def progress(work=None, **labels) -> tqdm:
     steps = labels["total"] if work is None else len(work)
     # Of a single step a bar tells nothing, and in a notebook making one takes a widget.
     hidden = steps < 2 or bool(os.environ.get("TQDM_DISABLE"))
-    return tqdm(work, leave=False, delay=2, disable=hidden, **labels)
+    with passing_bars():
+        return tqdm(work, disable=hidden, **labels)
 
 
 @contextmanager
 def passing_bars():
-    """Meanwhile the bars of other packages, too, show after two seconds and go when done."""
+    """Bars made meanwhile, those of other packages too, show after two seconds and go when done."""
 
     def make(bar, *args, **labels):
         hidden = bool(os.environ.get("TQDM_DISABLE")) or labels.get("disable")
         _MAKE_BAR(bar, *args, **labels | {"leave": False, "delay": 2, "disable": hidden})
+        if hasattr(bar, "container"):
+            _empty_when_closed(bar)
 
     tqdm.__init__ = make
     try:
         yield
     finally:
         tqdm.__init__ = _MAKE_BAR
+
+
+def _empty_when_closed(bar):
+    """Of a closed bar tqdm leaves a line of text in a notebook's output: here it leaves none."""
+    shown, draw = [], bar.display
+
+    def show(*args, check_delay=True, close=False, **labels):
+        if check_delay and not shown:
+            shown.append(display(bar.container, display_id=True))
+        draw(*args, check_delay=False, close=close, **labels)
+        if close and shown:
+            shown[0].update({"text/plain": ""}, raw=True)
+
+    bar.display = bar.disp = show

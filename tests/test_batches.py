@@ -2,8 +2,10 @@ import re
 import warnings
 import weakref
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from helpers import batches
 from helpers.activations import residual_stream
@@ -283,3 +285,27 @@ def test_the_bars_of_other_packages_pass_for_a_while(kind, monkeypatch, capfd):
     with pytest.raises(KeyboardInterrupt), passing_bars():
         raise KeyboardInterrupt
     assert shown() == (True, 0, False, True)
+
+
+def test_no_line_of_a_bar_stays_in_a_notebook():
+    code = """
+import os, time
+os.environ.pop("TQDM_DISABLE", None)
+from helpers.batches import passing_bars, progress
+for _ in progress(range(5), desc="ours"):
+    time.sleep(0.5)
+with passing_bars():
+    from tqdm.auto import tqdm
+    for _ in tqdm(range(5), desc="theirs"):
+        time.sleep(0.5)
+print("done")
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    said = []
+    client = NotebookClient(notebook, timeout=120, kernel_name="python3")
+    client.on_cell_executed = lambda cell, cell_index, execute_reply: said.append(cell.outputs)
+    client.execute()
+    *bars, done = said[0]
+    assert done.text == "done\n"
+    assert len(bars) == 2  # both were long enough to show
+    assert all(bar.data == {"text/plain": ""} for bar in bars)
