@@ -159,8 +159,8 @@ class Explorer:
     def _clear(self, sentence, texts):
         """Show these alone: nothing of the setting before stays as if it were the answer."""
         self.result = None
-        self.sentence.value, self.texts.value, self.code.value = sentence, texts, ""
         self.chart.layout.visibility = "hidden"  # it keeps its place
+        self.sentence.value, self.code.value, self.texts.value = sentence, "", texts
 
     def _watcher(self, length, superseded):
         """What is called after each token: stops a superseded text, shows one that takes long."""

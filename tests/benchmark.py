@@ -13,12 +13,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 from itertools import cycle, islice, product
+from threading import Timer
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 # First, because transformers reads the environment when it is imported.
-import conftest  # noqa: E402, F401  sets the rest of a test run's environment
+# It sets the rest of a test run's environment.
+from conftest import LACKING  # noqa: E402
 
 # isort: split
 import torch  # noqa: E402
@@ -29,10 +33,11 @@ from helpers.activations import residual_stream, typical_norm  # noqa: E402
 from helpers.concepts import SENTIMENT  # noqa: E402
 from helpers.directions import SteeringVector, find_vectors  # noqa: E402
 from helpers.evaluation import log_odds, log_odds_from, perplexity, word_sides  # noqa: E402
-from helpers.explorer import Explorer  # noqa: E402
+from helpers.explorer import Explorer, Superseded  # noqa: E402
 from helpers.generation import generate  # noqa: E402
 from helpers.models import blocks, d_model, encode, load_model  # noqa: E402
 from helpers.steering import steer  # noqa: E402
+from helpers.views import compute  # noqa: E402
 
 NEW_TOKENS = 24
 N_FORCES = 9
@@ -74,6 +79,46 @@ def explorer(model, tokenizer):
                 row.append(call)
             move(0)
     return rows
+
+
+def writing(model, tokenizer, moves=5):
+    """A new setting of the panel while its text is written, and the end of one that is stopped."""
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+    panel = Explorer(model, tokenizer, {"sentiment": vectors}, prompt=SENTIMENT.dev_prompts[0])
+    layer = panel.layer.value
+    rows = {"the finished view": [], "its first word": [], "from a newer setting to the stop": []}
+
+    def looked_at(force, watch):
+        setting = replace(panel.setting, force=force)
+        compute(model, tokenizer, vectors, panel.scale, setting, SENTIMENT, watch)
+
+    for share in torch.linspace(0.05, 0.35, moves).tolist():
+        force, moments, newer = share * panel.scale[layer], [], []
+        finished = seconds(lambda f=force: setattr(panel.force, "value", f))
+        start = time.perf_counter()
+        looked_at(force, lambda texts, m=moments: m.append(time.perf_counter()))
+        # A move in the middle of the text, at any moment of a token.
+        timer = Timer((moments[11] - start), lambda n=newer: n.append(time.perf_counter()))
+
+        def stop(texts, newer=newer):
+            if newer:
+                raise Superseded
+
+        timer.start()
+        with suppress(Superseded):
+            looked_at(force, stop)
+        stopped = time.perf_counter() - newer[0]
+        for row, call in zip(rows.values(), (finished, moments[0] - start, stopped), strict=True):
+            row.append(call)
+    return rows
+
+
+def writing_real(_, __):
+    """The same on the real model."""
+    if LACKING:
+        print(f"left out: {LACKING}")
+        return {}
+    return writing(*load_model("smollm2"))
 
 
 def sweep(model, tokenizer):
@@ -255,7 +300,7 @@ def busy(model, tokenizer):
     return rows
 
 
-PARTS = [explorer, busy, sweep, damage, caching, hook, hook_gpt2]
+PARTS = [explorer, writing, writing_real, busy, sweep, damage, caching, hook, hook_gpt2]
 
 
 def seconds(call):
@@ -273,6 +318,8 @@ def main(names):
             continue
         print(f"-- {part.__name__}: {part.__doc__}")
         rows = part(model, tokenizer)
+        if not rows:
+            continue
         # Within a part each line is compared with the first.
         reference = statistics.median(next(iter(rows.values())))
         for name, times in rows.items():

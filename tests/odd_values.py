@@ -126,7 +126,8 @@ def odd_arguments(draw, right):
         number = tried(int, value)
         if name in ("n_random", "n_shuffled", "n_orthogonal") and number is not None:
             change[name] = min(number, 3)  # a billion is right, and takes its time
-        if name in ("by", "keep") and callable(value):  # what it raises is the caller's own
+        # What it raises is the caller's own.
+        if name in ("by", "keep", "watch") and callable(value):
             change[name] = draw(st.sampled_from([lambda x: None, lambda x: x]))
     return change
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from conftest import LACKING
+
 BROWSER = next(
     filter(None, map(shutil.which, ["chromium", "google-chrome", "chromium-browser"])), ""
 )
@@ -39,6 +41,7 @@ PICTURE = ROOT / "images" / "explorer.png"
 SECONDS_TO_START = 60
 SECONDS_TO_RUN = 240  # all cells, on a busy machine
 SECONDS_TO_ANSWER = 20  # one setting, likewise
+SECONDS_TO_WRITE = 120  # one setting on the slow models
 QUIET = ["gpu", "quic", "background-networking", "component-update", "sync"]
 FLAGS = ["--no-sandbox", "--no-first-run", *(f"--disable-{word}" for word in QUIET)]
 SETTINGS = {
@@ -89,11 +92,49 @@ def serving(application, folder, *options):
             server.kill()
 
 
+# The explorer on a model that takes seconds: its passes are counted, and each may sleep a while.
+SLOW = """
+from time import sleep
+import ipywidgets as widgets
+from helpers.concepts import SENTIMENT
+from helpers.directions import find_vectors
+from helpers.explorer import explore
+from helpers.models import load_model
+
+model, tokenizer = load_model({model!r})
+panel = explore(model, tokenizer, {{"found": find_vectors(model, tokenizer, SENTIMENT.pairs)}})
+
+passes, clicks, counted = [], [], widgets.Label("not counted")
+
+
+def hooks():
+    parts = model.modules()
+    return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in parts)
+
+
+def count(button):
+    clicks.append(1)
+    counted.value = f"counted {{len(clicks)}}: {{len(passes)}} passes, {{hooks() - 1}} hooks"
+
+
+def slow(module, args):
+    passes.append(1)
+    sleep({seconds})
+
+
+model.register_forward_pre_hook(slow)
+button = widgets.Button(description="Count")
+button.on_click(count)
+widgets.HBox([button, counted])
+"""
+SLOW_MODELS = {"slow-bundled": ("pocket", 0.12), "real": ("smollm2", 0)}
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A copy of the explorer without its outputs, so that what is seen has just been computed.
 
-    And one of the first notebook as it is stored.
+    One of the first notebook as it is stored. And the explorer alone on slow models.
     """
     folder = tmp_path_factory.mktemp("served")
     shutil.copy(FIRST, folder)
@@ -102,6 +143,9 @@ def folder(tmp_path_factory):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, folder / NOTEBOOK.name)
+    for name, (model, seconds) in SLOW_MODELS.items():
+        notebook.cells = [nbformat.v4.new_code_cell(SLOW.format(model=model, seconds=seconds))]
+        nbformat.write(notebook, folder / f"{name}.ipynb")
     for name, setting in SETTINGS.items():
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -488,3 +532,107 @@ def test_app_on_a_narrow_screen(app):
     expect(app.sentence).to_contain_text("No steering")
     assert app.view()[:2] == before[:2]
     assert app.page.complaints == []
+
+
+class SlowPanel(Panel):
+    """The panel on a slow model, with all that it has shown since the latest setting."""
+
+    def press(self, name, key):
+        self.box.evaluate(
+            """box => {
+                window.shown = [];
+                window.began = performance.now();
+                window.observer?.disconnect();
+                window.observer = new MutationObserver(() => window.shown.push(
+                    [performance.now() - window.began, box.innerText]));
+                const all = {subtree: true, childList: true, characterData: true};
+                window.observer.observe(box, all);
+            }"""
+        )
+        self.handle(name).press(key)
+
+    def drafts(self):
+        """[(seconds since the key, both texts)], of each text that was not at its end."""
+        found = []
+        for milliseconds, text in self.page.evaluate("window.shown"):
+            texts = text.partition("Unsteered")[2].split(" · writing …")
+            if len(texts) == 3 and (not found or texts != found[-1][1]):
+                found.append((milliseconds / 1000, texts))
+        return found
+
+    def wait_for_words(self):
+        expect(self.texts).to_contain_text("writing …", timeout=1000 * SECONDS_TO_WRITE)
+
+    def wait_for_answer(self):
+        """Until all of the view is that of the controls."""
+        expect(self.texts).to_contain_text("perplexity", timeout=1000 * SECONDS_TO_WRITE)
+        layer, force = (number(self.control(f"{name} number")) for name in ("Layer", "Force"))
+        expect(self.sentence).to_contain_text(f"Layer {layer:g}, force {force:+g}")
+        expect(self.box.locator("pre")).to_contain_text(f"[{layer:g}], force={force:g}")
+        expect(self.texts).not_to_contain_text("writing")
+        expect(self.chart).to_be_visible()
+
+    def count(self):
+        """Forward passes so far, and hooks that are not the test's."""
+        label = self.page.locator(".widget-label").filter(has_text="counted")
+        before = label.inner_text()
+        self.page.get_by_role("button", name="Count", exact=True).click()
+        expect(label).not_to_have_text(before)
+        return map(int, re.findall(r"(\d+) passes, (\d+) hooks", label.inner_text())[0])
+
+
+@pytest.fixture(scope="module", params=["lab, slow-bundled", "voila, slow-bundled", "lab, real"])
+def slow(request, folder, new_page):
+    """The panel on a slow model, in JupyterLab or as a Voilà app."""
+    application, name = request.param.split(", ")
+    if name == "real" and LACKING:
+        pytest.skip(LACKING)
+    notebook = folder / f"{name}.ipynb"
+    if application == "lab":
+        page = new_page(1150)
+        prompts = open_notebook(page, request.getfixturevalue("lab"), notebook)
+        run_all(page, prompts.first)
+        expect(prompts.last).to_have_text(re.compile(r"\[\d+\]"), timeout=1000 * SECONDS_TO_RUN)
+        panel = SlowPanel(page)
+        panel.box.wait_for(timeout=1000 * SECONDS_TO_RUN)
+        yield panel
+    else:
+        with serving("voila", folder, notebook.name, "--Voila.ip=127.0.0.1") as address:
+            page = new_page(1150)
+            page.goto(address, wait_until="commit")
+            panel = SlowPanel(page)
+            panel.box.wait_for(timeout=1000 * SECONDS_TO_RUN)
+            yield panel
+    page.close()
+
+
+def test_a_slow_text_appears_word_by_word_until_a_newer_setting_stops_it(slow):
+    before, _ = slow.count()
+    slow.press("Force", "PageUp")
+    slow.wait_for_words()
+    slow.wait_for_answer()
+    drafts = slow.drafts()
+    assert len(drafts) >= 5 and drafts[0][0] < SECONDS_TO_ANSWER
+    for column in (1, 2):
+        lengths = [len(texts[column]) for _, texts in drafts]
+        assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+    assert drafts[-1][0] - drafts[0][0] > 0.5  # they came one after the other
+    view, hooks = slow.count()
+    view -= before
+    assert 10 < view <= 26 and hooks == 0
+
+    # A control that was not moved before is heard on another way than one that was.
+    for first, second in (("Force", "Layer"), ("Layer", "Layer"), ("Layer", "Force")):
+        before, _ = slow.count()
+        slow.press(first, "ArrowRight")
+        slow.wait_for_words()
+        slow.press(second, "ArrowLeft")
+        slow.wait_for_words()
+        slow.wait_for_answer()
+        passes, hooks = slow.count()
+        assert passes - before < 26 + 16, (first, second)  # both in full are 52
+        assert hooks == 0
+    shown = slow.view()
+    slow.page.wait_for_timeout(1000)  # nothing older comes in afterwards
+    assert slow.view() == shown
+    assert slow.page.complaints == []

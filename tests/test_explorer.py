@@ -574,10 +574,9 @@ def test_a_slow_text_is_shown_word_by_word(panel, monkeypatch, seconds, drafts):
     pages = [write_draft(text) for text in seen]
     places = [pages.index(html) for html, *_ in shown]
     assert places == sorted(set(places))  # base and steered grow together
-    for i, (_, busy, sentence, code, result, _) in enumerate(shown):
-        # Nothing of the setting before stands beside the new text, once that is there.
-        assert busy == explorer.BUSY and result is None and not sentence
-        assert i == 0 or not code
+    for _, busy, sentence, code, result, hidden in shown:
+        # Nothing of the setting before stands beside the new text.
+        assert busy == explorer.BUSY and result is None and hidden and not sentence + code
     assert last == panel.texts.value and "writing" not in last
     assert_shows(panel, Setting(FIRST, "each layer", START, 3.0, 24, 0))
 

