@@ -2,8 +2,8 @@
 
 ``checks``, ``models``, ``hooks``, ``batches``, ``tables``, ``plots`` and ``concepts`` serve them
 all. Imports run one way, ``pairs → activations → directions → positions → steering → generation →
-evaluation → sweeps → statistics → views → explorer``, and a reader who finished notebook NN can
-read its modules.
+evaluation → sweeps → statistics → folklore → views → explorer``, and a reader who
+finished notebook NN can read its modules.
 """
 
 import os

@@ -82,7 +82,7 @@ def rule(claim, found, above=None, below=None) -> Verdict:
 def trial(model, tokenizer, concept=SENTIMENT) -> Trial:
     """Try the eight rules of thumb on a model, as notebook 08 does.
 
-    The layers compared are about a dozen, and the golden ones. The claims are the same for every
+    The layers compared are at most eight, and the golden ones. The claims are the same for every
     model on which the concept's words can be counted, in the same order.
 
     Raises SteeringError for a model of fewer than two layers, and as ``find_vectors``, ``sweep``
@@ -164,7 +164,7 @@ def _equal_damage(lost, shares) -> np.ndarray:
 
 def _golden_layers(here):
     concept, golden = here.concept, here.golden
-    layers = sorted({*some_layers(here.model), *golden})
+    layers = sorted({*some_layers(here.model, 8), *golden})
     vectors, scale = [here.vectors[i] for i in layers], here.scale[layers]
     shares = torch.tensor([0.2, 0.5])
     signed = torch.cat([shares, -shares]) * scale[:, None]
@@ -293,7 +293,7 @@ def _many_pairs(here):
     dealt = [
         here.vector.like(rows[deal[:n]].mean(0), "subset", n) for n in numbers for deal in deals
     ]
-    pulls = here.pulls(here.concept.test_prompts[::4], dealt, [0.1 * here.norm])
+    pulls = here.pulls(here.concept.test_prompts[::5], dealt, [0.1 * here.norm])
     pulls = pulls.mean((1, 2)).view(len(numbers), -1)  # [number, deal]
     return [
         rule(f"5 · {more} pairs pull more than {few}", mean_with_interval(gain), above=0)
@@ -395,29 +395,34 @@ def side_by_side(trials) -> Table:
 
 
 def summary(trials) -> Table:
-    """A row a rule of thumb: how many of its claims hold, and those that fail or are open."""
-    rows = [[saying] for saying in SAYINGS]
-    aligned = _aligned(trials)
-    for row, number in zip(rows, range(1, len(rows) + 1), strict=True):
-        own = [verdicts for verdicts in aligned if verdicts[0].claim.startswith(f"{number} ·")]
-        row += map(_in_short, zip(*own, strict=True))
-    return Table(["claim", *trials], rows)
+    """A row a rule of thumb, and for each model the verdicts on its claims with what was found."""
+    aligned, rows = _aligned(trials), []
+    for number, saying in enumerate(SAYINGS, start=1):
+        own = [verdicts for verdicts in aligned if verdicts[0].claim.startswith(f"{number} · ")]
+        rows.append([saying, *map(_in_short, zip(*own, strict=True))] if own else None)
+    return Table(["claim", *trials], filter(None, rows))
 
 
 def _in_short(verdicts):
-    """The verdicts on the parts of one rule of thumb."""
-    parts = [f"{one.verdict}: {one.claim.split(' · ')[1]}, {one.found}" for one in verdicts]
-    return "; ".join(parts)
+    """Claims of one rule of thumb as text, by verdict, each with its mean."""
+    kinds = {}
+    for claim, found, *_, verdict in verdicts:
+        part = f"{claim.split(' · ')[1]} ({str(found).split()[0]})"
+        kinds.setdefault(verdict, []).append(part)
+    return "; ".join(f"**{verdict}**: {', '.join(parts)}" for verdict, parts in kinds.items())
 
 
 def pull_by_depth(ax, trials) -> None:
-    """The pull at equal damage over relative depth, by model; crosses are the golden layers.
+    """The pull at equal damage over relative depth, by model; the golden layers are ringed.
 
-    ``trials`` maps a model's label to its Trial; each has its own colour and marker.
+    ``trials`` maps a model's label to its Trial, up to three; each has its own colour and marker.
     """
     looks = list(zip((plots.POSITIVE, plots.NEGATIVE, plots.NEUTRAL), "os^", strict=True))
     for (label, one), (colour, marker) in zip(trials.items(), looks[: len(trials)], strict=True):
-        depth = [layer / max(1, one.n_layer - 1) for layer in one.layers]
+        depth = [layer / (one.n_layer - 1) for layer in one.layers]
         plots.intervals(ax, depth, one.pull, marker=marker, colour=colour, label=label)
+        rings = [one.layers.index(layer) for layer in one.golden]
+        places = [depth[i] for i in rings], [one.pull[i].mean for i in rings]
+        ax.plot(*places, "o", ms=13, mfc="none", color=colour)
     ax.set(xlabel="depth (0: first layer, 1: last)", ylabel=f"pull at {ALLOWED} bits of damage")
     ax.legend()
