@@ -2,8 +2,8 @@
 
 ``checks``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots`` and
 ``concepts`` serve them all. Imports run one way, ``pairs → activations → directions → positions →
-steering → generation → evaluation → sweeps → statistics → views → explorer``, and a reader who
-finished notebook NN can read its modules.
+steering → generation → evaluation → sweeps → statistics → folklore → views → explorer``, and a
+reader who finished notebook NN can read its modules.
 """
 
 import os
