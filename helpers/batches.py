@@ -12,7 +12,7 @@ from .checks import above_0
 
 # Tokens in one forward pass, padding included. On a CPU larger batches gain nothing more; a
 # single new token for each of many texts is so little work that more of those share a batch.
-READING, WRITING = 2048, 8192
+READING, WRITING = 2048, 4096
 _MAKE_BAR = tqdm.__init__
 
 

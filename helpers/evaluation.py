@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from .batches import READING, Batches
@@ -63,10 +64,15 @@ def next_token_logits(model, batch) -> Tensor:
     Only those tokens meet the unembedding, the widest matrix of a small model.
     """
     last = last_token(batch["attention_mask"])
+    return _logits_behind(model, batch, torch.arange(len(last)), last)
+
+
+def _logits_behind(model, batch, rows, columns):
+    """Logits [token, vocabulary] behind some tokens of a batch, given by row and column."""
 
     def pick(head, args):
-        rows = torch.arange(len(last), device=args[0].device)
-        return (args[0][rows, last.to(args[0].device)][:, None],)
+        device = args[0].device
+        return (args[0][rows.to(device), columns.to(device)][:, None],)
 
     with change(model) as ours:
         ours.hook(model.get_output_embeddings().register_forward_pre_hook, pick)
@@ -137,10 +143,31 @@ def surprisal(logits, ids) -> Tensor:
 
     ``logits`` [row, token, vocabulary] and ``ids`` [row, token] are those of one forward pass.
     """
-    loss = torch.nn.functional.cross_entropy(
-        logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
-    )
-    return loss.view(len(ids), -1) / torch.tensor(2.0).log()
+    rows = zip(logits[:, :-1], ids[:, 1:], strict=True)
+    return torch.stack([_bits(row, own) for row, own in rows])
+
+
+def _bits(logits, ids):
+    """Surprisal [token] of tokens, each by its own logits [token, vocabulary]."""
+    # In slices: a copy of all logits would be the largest thing in memory.
+    slices = zip(logits.split(64), ids.to(logits.device).split(64), strict=True)
+    loss = [cross_entropy(some.float(), own, reduction="none") for some, own in slices]
+    return torch.cat(loss) / torch.tensor(2.0).log()
+
+
+def mean_surprisal(model, batch, scored) -> Tensor:
+    """Bits of surprise of each row, float32 [row] on the CPU: the mean over some of its tokens.
+
+    ``scored`` [row, token] marks them; a row's first token is predicted by nothing, so never
+    counts. NaN for a row without any.
+    """
+    scored = scored.clone()
+    scored[:, 0] = False
+    rows, columns = scored.nonzero().T
+    logits = _logits_behind(model, batch, rows, columns - 1)
+    bits = torch.zeros(scored.shape)
+    bits[rows.cpu(), columns.cpu()] = _bits(logits, batch["input_ids"][rows, columns]).cpu()
+    return bits.sum(1) / scored.sum(1).cpu()
 
 
 @checked
@@ -171,10 +198,9 @@ def perplexity(model, tokenizer, prompts, continuations, batch_tokens=READING) -
 
     def read(rows):
         batch = rows_of(everything, rows)
-        bits = surprisal(model(**batch, use_cache=False).logits, batch["input_ids"])
-        columns = torch.arange(1, bits.shape[1] + 1, device=begins.device)
-        scored = (columns >= begins[rows]) & batch["attention_mask"][:, 1:].bool()
-        result[rows] = ((bits * scored).sum(1) / scored.sum(1)).exp2().cpu()
+        columns = torch.arange(batch["input_ids"].shape[1], device=begins.device)
+        scored = (columns >= begins[rows]) & batch["attention_mask"].bool()
+        result[rows] = mean_surprisal(model, batch, scored).exp2()
 
     Batches(batch_tokens).run(read, lengths, "perplexity")
     written = torch.tensor(lengths) > torch.tensor(starts)

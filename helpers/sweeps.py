@@ -11,7 +11,7 @@ from .batches import READING, WRITING, Batches, progress
 from .checks import RULES, SteeringError, checked, finite
 from .concepts import SENTIMENT
 from .directions import SteeringVector
-from .evaluation import log_odds_from, next_token_logits, price, surprisal, word_sides
+from .evaluation import log_odds_from, mean_surprisal, next_token_logits, price, word_sides
 from .generation import SteeredTexts, generate, seed_list
 from .hooks import change, refuse_inside_steer
 from .models import (
@@ -156,9 +156,7 @@ def sweep_damage(model, tokenizer, texts, vectors, forces, batch_tokens=READING)
         raise SteeringError("A text of one token has nothing to predict: give longer texts.")
 
     def read(batch):
-        bits = surprisal(model(**batch, use_cache=False).logits, batch["input_ids"])
-        scored = batch["attention_mask"][:, 1:]
-        return ((bits * scored).sum(1) / scored.sum(1)).cpu()
+        return mean_surprisal(model, batch, batch["attention_mask"].bool())
 
     base, steered = _experiments(model, batch, vectors, forces, read, batch_tokens, "damage")
     return steered - base
@@ -212,7 +210,11 @@ def sweep_texts(
             texts[row] = text
 
     lengths = (widths[cells[:, 0]] + max_new_tokens).tolist()
-    Batches(batch_tokens).run(write, lengths, "texts")
+    with change(model) as ours:
+        # The last tokens of all prompts come as a slice, which torch multiplies row by row.
+        register = model.get_output_embeddings().register_forward_pre_hook
+        ours.hook(register, lambda head, args: (args[0].contiguous(),))
+        Batches(batch_tokens).run(write, lengths, "texts")
     bits = price(model, tokenizer, texts).view(shape).permute(1, 2, 0) if priced else None
     places = torch.arange(len(cells)).view(shape).permute(1, 2, 0).tolist()
     by_cell = [[SteeredTexts(texts[i] for i in cell) for cell in row] for row in places]

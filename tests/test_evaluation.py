@@ -14,6 +14,7 @@ from helpers.evaluation import (
     judge,
     log_odds,
     log_odds_from,
+    mean_surprisal,
     next_token_logits,
     perplexity,
     price,
@@ -193,6 +194,21 @@ def test_surprisal_is_minus_the_binary_logarithm_of_each_next_token_s_probabilit
     assert two.tolist() == [pytest.approx([2, 3], abs=1e-5), pytest.approx([1, -math.log2(0.75)])]
     assert surprisal(logits.half(), ids).dtype == torch.float32
     assert surprisal(logits[:, :1], ids[:, :1]).shape == (1, 0)
+
+
+def test_mean_surprisal_counts_the_marked_tokens_alone():
+    model, batch = tiny_model(), encode(tiny_model(), tokenizer(), PROMPTS)
+    bits = surprisal(model(**batch).logits, batch["input_ids"])
+    scored = batch["attention_mask"].bool()
+    scored[1, 1:] = False  # the first token, which nothing predicts, is left
+    scored[0, 1] = False
+    before = scored.clone()
+    found = mean_surprisal(model, batch, scored)
+    assert torch.equal(scored, before)
+    for row, (own, marked) in enumerate(zip(bits, scored[:, 1:], strict=True)):
+        if row != 1:
+            assert found[row].item() == pytest.approx(own[marked].mean().item(), rel=1e-5)
+    assert found[1].isnan()
 
 
 @pytest.mark.parametrize("family", FAMILIES)

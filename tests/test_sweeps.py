@@ -214,16 +214,29 @@ def test_blocks_below_the_push_and_logits_that_nobody_asks_for_are_not_computed(
         # On a part of the block: the block itself is called and hands on what it is given.
         inside = next(block.children())
         inside.register_forward_pre_hook(partial(count, layer), with_kwargs=True)
-    widths = set()
+    unembedded = []  # how many tokens met the unembedding, pass by pass
     head = model.get_output_embeddings()
-    head.register_forward_hook(lambda module, args, logits: widths.add(logits.shape[1]))
+    head.register_forward_hook(lambda module, args, logits: unembedded.append(logits[..., 0]))
     run(model, tokenizer(), PROMPTS, VECTORS, FORCES)
     experiments = len(FORCES) * len(PROMPTS)
     layers = [vector.layer % DEPTH[family] for vector in VECTORS]
     for layer, found in enumerate(rows):
         below = sum(at < layer for at in layers)
         assert found == len(PROMPTS) + below * experiments
-    assert widths == ({1} if run is sweep else {max(len(token_ids(p)[0]) for p in PROMPTS)})
+    # The last token of a prompt, or all of a text that have a next one; never padding.
+    wanted = sum(1 if run is sweep else len(token_ids(p)[0]) - 1 for p in PROMPTS)
+    passes = 1 + len(VECTORS) * len(FORCES)
+    assert sum(map(torch.numel, unembedded)) == wanted * passes
+
+
+def test_the_logits_of_all_prompts_are_one_product_of_matrices():
+    model, whole = new_model(), []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, args, logits: whole.append(args[0].is_contiguous()))
+    options = {"max_new_tokens": 2, "priced": False}
+    with no_hook_left(model):
+        sweep_texts(model, tokenizer(), PROMPTS, VECTORS, FORCES, **options)
+    assert len(whole) == 2 and all(whole)
 
 
 # -- Nothing is left behind
