@@ -98,7 +98,8 @@ def writing(model, tokenizer, moves=5):
         start = time.perf_counter()
         looked_at(force, lambda texts, m=moments: m.append(time.perf_counter()))
         # A move in the middle of the text, at any moment of a token.
-        timer = Timer((moments[11] - start), lambda n=newer: n.append(time.perf_counter()))
+        middle = moments[len(moments) // 2] - start
+        timer = Timer(middle, lambda n=newer: n.append(time.perf_counter()))
 
         def stop(texts, newer=newer):
             if newer:
@@ -106,7 +107,8 @@ def writing(model, tokenizer, moves=5):
 
         timer.start()
         with suppress(Superseded):
-            looked_at(force, stop)
+            while True:  # until it is stopped, should a text be done before the move
+                looked_at(force, stop)
         stopped = time.perf_counter() - newer[0]
         for row, call in zip(rows.values(), (finished, moments[0] - start, stopped), strict=True):
             row.append(call)
