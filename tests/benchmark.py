@@ -35,7 +35,7 @@ from helpers.directions import SteeringVector, find_vectors  # noqa: E402
 from helpers.evaluation import log_odds, log_odds_from, perplexity, word_sides  # noqa: E402
 from helpers.explorer import Explorer, Superseded  # noqa: E402
 from helpers.generation import generate  # noqa: E402
-from helpers.models import blocks, d_model, encode, load_model  # noqa: E402
+from helpers.models import blocks, d_model, encode, load_model, some_layers  # noqa: E402
 from helpers.steering import steer  # noqa: E402
 from helpers.views import compute  # noqa: E402
 
@@ -157,11 +157,13 @@ def sweep(model, tokenizer):
     return rows
 
 
-def damage(model, tokenizer):
+def damage(model, tokenizer, layers=None, repetitions=3):
     """How much worse the steered model reads 20 sentences: every layer, 8 forces."""
+    layers = range(len(blocks(model))) if layers is None else layers
     vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+    vectors = [vectors[layer] for layer in layers]
     shares = torch.tensor([-0.8, -0.4, -0.2, -0.1, 0.1, 0.2, 0.4, 0.8])
-    forces = typical_norm(model, tokenizer)[:, None] * shares
+    forces = typical_norm(model, tokenizer)[list(layers), None] * shares
     sentences = SENTIMENT.sentences[::2]
     firsts, rests = zip(*(sentence.split(" ", 1) for sentence in sentences), strict=True)
     rests = [" " + rest for rest in rests]
@@ -183,12 +185,21 @@ def damage(model, tokenizer):
 
     rows = {f"one forward a cell (from {len(some)} of {len(cells)} cells)": []}
     rows |= {"all sentences of a setting in one batch": [], "sweep_damage": []}
-    for _ in range(3):
+    for _ in range(repetitions):
         naive = seconds(one_at_a_time) * len(cells) / len(some)
         times = [naive, seconds(one_setting_at_a_time), seconds(together)]
         for row, call in zip(rows.values(), times, strict=True):
             row.append(call)
     return rows
+
+
+def damage_real(_, __):
+    """The same on the real model, for six of its layers, once."""
+    if LACKING:
+        print(f"left out: {LACKING}")
+        return {}
+    model, tokenizer = load_model("smollm2")
+    return damage(model, tokenizer, some_layers(model, 6), repetitions=1)
 
 
 def needed_products(model, tokenizer):
@@ -302,7 +313,18 @@ def busy(model, tokenizer):
     return rows
 
 
-PARTS = [explorer, writing, writing_real, busy, sweep, damage, caching, hook, hook_gpt2]
+PARTS = [
+    explorer,
+    writing,
+    writing_real,
+    busy,
+    sweep,
+    damage,
+    damage_real,
+    caching,
+    hook,
+    hook_gpt2,
+]
 
 
 def seconds(call):
