@@ -54,8 +54,11 @@ class Concept:
             try:
                 none = value is None or (isinstance(value, list | tuple) and not value)
                 rule = RULES.get(field.name) or RULES[kind]
-                optional = field.default is not MISSING
-                value = [] if none and optional else fitted(value, field.name, rule)
+                # Pairs are counted below.
+                may_lack = (
+                    kind == "pairs" or field.default is not MISSING
+                )
+                value = [] if none and may_lack else fitted(value, field.name, rule)
             except SteeringError as error:
                 raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None
             object.__setattr__(self, field.name, value)

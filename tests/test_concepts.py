@@ -10,7 +10,8 @@ from helpers.pairs import check_pairs
 from tiny_models import tokenizer
 
 FIELDS = [field.name for field in fields(Concept)]
-OPTIONAL = ["more_pairs", "varied_pairs"]
+OPTIONAL = ["more_pairs", "varied_pairs", "dev_questions", "test_questions"]
+OPTIONAL += ["positive_instructions", "negative_instructions"]
 BUNDLED_TEXTS = json.loads(BUNDLED.read_text(encoding="utf-8"))
 
 
@@ -68,6 +69,35 @@ def test_mistake_16_a_concept_that_reports_what_it_chose_on_is_refused(field):
         replace(SENTIMENT, **{field: [*prompts, borrowed[field][3]]})
     assert repr([borrowed[field][3]]) in str(error.value)
     assert "Take them out of dev_prompts or test_prompts" in str(error.value)
+
+
+@pytest.mark.parametrize("field", ["dev_questions", "test_questions"])
+def test_mistake_16_questions_choose_or_report(field):
+    borrowed = {
+        "dev_questions": SENTIMENT.test_questions,
+        "test_questions": SENTIMENT.dev_questions,
+    }
+    with pytest.raises(SteeringError, match="questions that would serve both .*dev_questions or"):
+        replace(SENTIMENT, **{field: [*getattr(SENTIMENT, field), borrowed[field][3]]})
+
+
+def test_questions_and_instructions_give_nothing_away():
+    measured = {*contrast_words(SENTIMENT.pairs), *sum(SENTIMENT.words, [])}
+    for text in [*SENTIMENT.dev_questions, *SENTIMENT.test_questions]:
+        assert not measured & set(words_of(text)), text
+    for text in [*SENTIMENT.positive_instructions, *SENTIMENT.negative_instructions]:
+        assert not measured & set(words_of(text)), text
+    assert len(SENTIMENT.dev_questions) == len(SENTIMENT.test_questions) == 12
+    assert len(SENTIMENT.positive_instructions) == len(SENTIMENT.negative_instructions) == 5
+
+
+def test_a_concept_may_go_without_questions():
+    fields = ("dev_questions", "test_questions", "positive_instructions", "negative_instructions")
+    for nothing in ([], (), None):
+        bare = replace(SENTIMENT, **dict.fromkeys(fields, nothing))
+        assert [getattr(bare, field) for field in fields] == [[]] * 4
+    with pytest.raises(SteeringError, match="dev_questions of 'sentiment'.*one string"):
+        replace(SENTIMENT, dev_questions="What was it like?")
 
 
 def test_word_lists_are_distinct_single_tokens_of_the_bundled_model():
