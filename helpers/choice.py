@@ -6,6 +6,7 @@ import torch
 
 from .checks import SteeringError, checked
 from .directions import SteeringVector
+from .sweeps import sweep_texts
 
 
 class Choice(NamedTuple):
@@ -39,12 +40,42 @@ def choose(swept, written, limit=0.5) -> Choice:
     affordable = pull.where(dearer < limit, -torch.inf)
     index, size = (int(i) for i in torch.unravel_index(affordable.argmax(), affordable.shape))
     if affordable[index, size] == -torch.inf:
-        known = dearer[~dearer.isnan()]
-        cheapest = f"the cheapest costs {known.min():.2f}" if len(known) else "no price is known"
-        raise SteeringError(
-            f"No setting costs less than {limit} bits per token in both directions; {cheapest}. "
-            "Try smaller forces or a higher limit."
+        _refuse(dearer, limit)
+    return _choice(swept, index, size, dearer[index, size])
+
+
+@checked
+def search(model, tokenizer, swept, limit=0.5, **options) -> Choice:
+    """What ``choose`` would pick, from fewer texts: those of the largest pulls come first.
+
+    Texts are written for six settings at a time, until one of them is affordable; the rest pull
+    less, so their price does not matter. ``options`` go to ``sweep_texts``.
+
+    Raises SteeringError if no setting is that cheap, and as ``sweep_texts`` does.
+    """
+    pull, known = swept.pull.mean(-1), []
+    for some in pull.flatten().argsort(descending=True, stable=True).split(6):
+        rows, columns = torch.unravel_index(some, pull.shape)
+        vectors, sizes = [swept.vectors[row] for row in rows], swept.sizes[rows, columns]
+        both = torch.stack([sizes, -sizes], dim=1)
+        known.append(
+            sweep_texts(model, tokenizer, swept.prompts, vectors, both, **options).dearer[:, 0]
         )
-    force = swept.sizes[index, size].item()
-    found = pull[index, size].item(), dearer[index, size].item()
-    return Choice(swept.vectors[index], force, index, size, *found)
+        if (cheap := known[-1] < limit).any():
+            first = int(cheap.nonzero()[0])
+            return _choice(swept, int(rows[first]), int(columns[first]), known[-1][first])
+    _refuse(torch.cat(known), limit)
+
+
+def _choice(swept, index, size, dearer) -> Choice:
+    force, pull = swept.sizes[index, size].item(), swept.pull[index, size].mean().item()
+    return Choice(swept.vectors[index], force, index, size, pull, dearer.item())
+
+
+def _refuse(dearer, limit):
+    known = dearer[~dearer.isnan()]
+    cheapest = f"the cheapest costs {known.min():.2f}" if len(known) else "no price is known"
+    raise SteeringError(
+        f"No setting costs less than {limit} bits per token in both directions; {cheapest}. "
+        "Try smaller forces or a higher limit."
+    )

@@ -55,9 +55,7 @@ class Concept:
                 none = value is None or (isinstance(value, list | tuple) and not value)
                 rule = RULES.get(field.name) or RULES[kind]
                 # Pairs are counted below.
-                may_lack = (
-                    kind == "pairs" or field.default is not MISSING
-                )
+                may_lack = kind == "pairs" or field.default is not MISSING
                 value = [] if none and may_lack else fitted(value, field.name, rule)
             except SteeringError as error:
                 raise SteeringError(f"{field.name} of {self.name!r}: {error}") from None

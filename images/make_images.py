@@ -30,17 +30,15 @@ SEEDS = [0, 1, 2]
 SHARES = torch.tensor([-0.4, -0.2, -0.1, -0.05, 0.05, 0.1, 0.2, 0.4])
 
 
-def push_texts(model, tokenizer, vectors, scale):
+def push_texts(model, tokenizer, vectors, scale, prompt):
     """One prompt pushed up, left alone and pushed down, and each force: layer, [(force, texts)].
 
-    At two thirds of the depth, by a fifth of its typical norm. The prompt is the one among the
-    development prompts where positive and negative next words are most nearly equally likely.
+    At two thirds of the depth, by a fifth of its typical norm.
     """
     layer = 2 * len(vectors) // 3
     force = 0.2 * scale[layer].item()
-    prompts = balanced_prompts(model, tokenizer, SENTIMENT, 1) * len(SEEDS)
     forces = [force, 0.0, -force]
-    where = (model, tokenizer, prompts, vectors[layer], forces)
+    where = (model, tokenizer, [prompt] * len(SEEDS), vectors[layer], forces)
     groups = sweep_texts(*where, seed=SEEDS, max_new_tokens=20, priced=False).texts[0]
     return layer, list(zip(forces, groups, strict=True))
 
@@ -97,13 +95,20 @@ def draw_maps(model, tokenizer, vectors, scale):
     figure.savefig(FOLDER / "layer_by_force.png", dpi=120)
 
 
+def find(name):
+    """A model with its tokenizer, its vectors and their scale."""
+    model, tokenizer = load_model(name, device="cpu")
+    vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
+    return model, tokenizer, vectors, typical_norm(model, tokenizer)
+
+
 if __name__ == "__main__":
-    for name, file in (("pocket", "steered_text_bundled.png"), ("smollm2", "steered_text.png")):
-        model, tokenizer = load_model(name, device="cpu")
-        vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
-        scale = typical_norm(model, tokenizer)
-        texts = push_texts(model, tokenizer, vectors, scale)
-        draw_texts(*texts, file)
-        if name == "pocket":
-            draw_maps(model, tokenizer, vectors, scale)
+    bundled = find("pocket")
+    draw_maps(*bundled)
+    # Where positive and negative next words are most nearly equally likely.
+    [prompt] = balanced_prompts(*bundled[:2], SENTIMENT, 1)
+    draw_texts(*push_texts(*bundled, prompt), "steered_text_bundled.png")
+    # Picked by eye among the development prompts, since both directions show.
+    texts = push_texts(*find("smollm2"), "Our flight to London was")
+    draw_texts(*texts, "steered_text.png")
     write_table(*texts)

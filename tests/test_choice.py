@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers.choice import choose
+from helpers import choice
+from helpers.choice import choose, search
 from helpers.evaluation import price
 from helpers.generation import generate
 from helpers.models import SteeringError
@@ -136,3 +137,35 @@ def test_sweeps_of_different_vectors_are_refused(vectors):
 def test_where_no_price_is_known_nothing_is_chosen():
     with pytest.raises(SteeringError):
         choose(*both_sweeps(PULL, [[math.nan] * 4] * 3))
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.2, 1.0])
+def test_a_search_finds_the_same_setting_from_fewer_texts(limit, monkeypatch):
+    vectors = [make_vector(layer, seed=seed) for layer in range(3) for seed in range(2)]
+    forces = [-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0]
+    where = (tiny_model(), tokenizer(), PROMPTS, vectors, forces)
+    how = {"seed": 1, "max_new_tokens": 6}
+    swept, written = sweep(*where), sweep_texts(*where, **how)
+    expected, tried = choose(swept, written, limit=limit), []
+
+    def spy(model, tokenizer, prompts, vectors, forces, **options):
+        tried.append(len(vectors))
+        return sweep_texts(model, tokenizer, prompts, vectors, forces, **options)
+
+    monkeypatch.setattr(choice, "sweep_texts", spy)
+    found = search(*where[:2], swept, limit=limit, **how)
+    assert found.vector is expected.vector
+    assert found[1:4] == expected[1:4]
+    assert found[4:] == pytest.approx(expected[4:], abs=1e-4)
+    above = (swept.pull.mean(-1) > expected.pull).sum().item()
+    assert sum(tried) == min(6 * (above // 6 + 1), swept.pull[..., 0].numel())
+
+
+def test_a_search_without_an_affordable_setting_names_the_cheapest():
+    where = (tiny_model(), tokenizer(), PROMPTS, VECTORS[:2], [-50.0, 50.0])
+    swept, written = sweep(*where), sweep_texts(*where, seed=1, max_new_tokens=6)
+    with pytest.raises(SteeringError) as expected:
+        choose(swept, written, limit=1e-3)
+    with pytest.raises(SteeringError) as error:
+        search(*where[:2], swept, limit=1e-3, seed=1, max_new_tokens=6)
+    assert str(error.value) == str(expected.value)

@@ -17,12 +17,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from helpers.choice import choose
+from helpers import choice
 from helpers.concepts import SENTIMENT, load_concept
 from helpers.directions import METHODS, SteeringVector, cosines
 from helpers.evaluation import judge, word_ids
 from helpers.generation import SteeredText
-from helpers.models import SteeringError, load_model
+from helpers.models import SteeringError, load_model, some_layers
 from helpers.plots import heatmap
 from helpers.statistics import mean_with_interval
 from helpers.sweeps import sweep, sweep_texts
@@ -55,7 +55,18 @@ CALLS = {
     "SteeringVector": (SteeringVector, given_by(V[0])),
     "load_concept": (load_concept, {"source": "sentiment"}),
     "load_model": (load_model, {"name": "pocket", "device": "cpu", "dtype": "float32"}),
-    "choose": (choose, {"swept": SWEPT, "written": WRITTEN, "limit": 1e9}),
+    "choose": (choice.choose, {"swept": SWEPT, "written": WRITTEN, "limit": 1e9}),
+    "search": (
+        choice.search,
+        {
+            "model": MODEL,
+            "tokenizer": TOKENIZER,
+            "swept": SWEPT,
+            "limit": 1e9,
+            "max_new_tokens": 2,
+        },
+    ),
+    "some_layers": (some_layers, {"model": MODEL, "most": 2}),
     "save": (V[0].save, {"path": "v"}),
     "load": (SteeringVector.load, {"path": "right", **OF_MODEL}),
     "on": (V[0].on, OF_MODEL),
