@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 # First, because transformers reads the environment when it is imported.
 # It sets the rest of a test run's environment.
-from conftest import LACKING  # noqa: E402
+from real_model import LACKING  # noqa: E402
 
 # isort: split
 import torch  # noqa: E402

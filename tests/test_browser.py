@@ -18,7 +18,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from conftest import LACKING
+from real_model import LACKING
 
 BROWSER = next(
     filter(None, map(shutil.which, ["chromium", "google-chrome", "chromium-browser"])), ""

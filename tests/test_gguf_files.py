@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedModel
 
-from conftest import LACKING
 from helpers import gguf_files, models
 from helpers.checks import SteeringError
 from helpers.models import fingerprint, load_model
+from real_model import LACKING
 from tiny_models import logits_of
 
 needs_gguf = pytest.mark.skipif(bool(LACKING), reason=LACKING)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import LACKING
+from real_model import LACKING
 
 ROOT = Path(__file__).resolve().parents[1]
 POCKET = ROOT / "helpers" / "pocket"
