@@ -155,6 +155,7 @@ def _bits(logits, ids):
     return torch.cat(loss) / torch.tensor(2.0).log()
 
 
+@checked
 def mean_surprisal(model, batch, scored) -> Tensor:
     """Bits of surprise of each row, float32 [row] on the CPU: the mean over some of its tokens.
 
