@@ -21,8 +21,7 @@ from threading import Timer
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 # First, because transformers reads the environment when it is imported.
-# It sets the rest of a test run's environment.
-from real_model import LACKING  # noqa: E402
+import conftest  # noqa: E402, F401  sets the rest of a test run's environment
 
 # isort: split
 import torch  # noqa: E402
@@ -38,6 +37,7 @@ from helpers.generation import generate  # noqa: E402
 from helpers.models import blocks, d_model, encode, load_model, some_layers  # noqa: E402
 from helpers.steering import steer  # noqa: E402
 from helpers.views import compute  # noqa: E402
+from real_model import LACKING  # noqa: E402
 
 NEW_TOKENS = 24
 N_FORCES = 9
