@@ -68,9 +68,8 @@ def progress(work=None, **labels) -> tqdm:
     """
     steps = labels["total"] if work is None else len(work)
     # Of a single step a bar tells nothing, and in a notebook making one takes a widget.
-    hidden = steps < 2 or bool(os.environ.get("TQDM_DISABLE"))
     with passing_bars():
-        return tqdm(work, disable=hidden, **labels)
+        return tqdm(work, disable=steps < 2, **labels)
 
 
 @contextmanager

@@ -134,6 +134,15 @@ class _Here:
     def norm(self):
         return self.scale[self.golden[-1]].item()
 
+    @cached_property
+    def deals(self):
+        """Both sides' activations [pair, d_model], twenty orders of the pairs, how many to take."""
+        pool = [*self.concept.pairs, *self.concept.more_pairs]
+        sides = [residual_stream(*self.both, side)[self.golden[-1]] for side in split(pool)]
+        generator = torch.Generator().manual_seed(0)
+        deals = [torch.randperm(len(pool), generator=generator) for _ in range(20)]
+        return sides, deals, [n for n in (1, 2, 4, 8, 16) if n <= len(pool)]
+
     def pulls(self, prompts, vectors, sizes) -> Tensor:
         """Half of (up minus down) [vector, size, prompt] for sizes as they are given."""
         sizes = torch.as_tensor(sizes, dtype=torch.float32)
@@ -278,17 +287,8 @@ def _symmetry(here):
 # -- 5 · More pairs are better, and 6 · PCA and mean difference find the same direction
 
 
-def _deals(here):
-    """Both sides' activations [pair, d_model], twenty orders of the pairs, and how many to take."""
-    pool = [*here.concept.pairs, *here.concept.more_pairs]
-    sides = [residual_stream(*here.both, side)[here.golden[-1]] for side in split(pool)]
-    generator = torch.Generator().manual_seed(0)
-    deals = [torch.randperm(len(pool), generator=generator) for _ in range(20)]
-    return sides, deals, [n for n in (1, 2, 4, 8, 16) if n <= len(pool)]
-
-
 def _many_pairs(here):
-    (positive, negative), deals, numbers = _deals(here)
+    (positive, negative), deals, numbers = here.deals
     rows = positive - negative
     dealt = [
         here.vector.like(rows[deal[:n]].mean(0), "subset", n) for n in numbers for deal in deals
@@ -302,7 +302,7 @@ def _many_pairs(here):
 
 
 def _methods(here):
-    sides, deals, numbers = _deals(here)
+    sides, deals, numbers = here.deals
     size = numbers[max(0, len(numbers) - 2)]
     sets = [[side[deal[:size]] for side in sides] for deal in deals]
     mean = torch.stack([METHODS["mean_difference"](*pairs) for pairs in sets])

@@ -115,12 +115,17 @@ def writing(model, tokenizer, moves=5):
     return rows
 
 
-def writing_real(_, __):
-    """The same on the real model."""
+def on_the_real_model(part, **options):
+    """What a part gives on the real model; where that is not installed, a line that says so."""
     if LACKING:
         print(f"left out: {LACKING}")
         return {}
-    return writing(*load_model("smollm2"))
+    return part(*load_model("smollm2"), **options)
+
+
+def writing_real(_, __):
+    """The same on the real model."""
+    return on_the_real_model(writing)
 
 
 def sweep(model, tokenizer):
@@ -157,13 +162,13 @@ def sweep(model, tokenizer):
     return rows
 
 
-def damage(model, tokenizer, layers=None, repetitions=3):
+def damage(model, tokenizer, most=12, repetitions=3):
     """How much worse the steered model reads 20 sentences: every layer, 8 forces."""
-    layers = range(len(blocks(model))) if layers is None else layers
+    layers = some_layers(model, most)
     vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
     vectors = [vectors[layer] for layer in layers]
     shares = torch.tensor([-0.8, -0.4, -0.2, -0.1, 0.1, 0.2, 0.4, 0.8])
-    forces = typical_norm(model, tokenizer)[list(layers), None] * shares
+    forces = typical_norm(model, tokenizer)[layers, None] * shares
     sentences = SENTIMENT.sentences[::2]
     firsts, rests = zip(*(sentence.split(" ", 1) for sentence in sentences), strict=True)
     rests = [" " + rest for rest in rests]
@@ -195,11 +200,7 @@ def damage(model, tokenizer, layers=None, repetitions=3):
 
 def damage_real(_, __):
     """The same on the real model, for six of its layers, once."""
-    if LACKING:
-        print(f"left out: {LACKING}")
-        return {}
-    model, tokenizer = load_model("smollm2")
-    return damage(model, tokenizer, some_layers(model, 6), repetitions=1)
+    return on_the_real_model(damage, most=6, repetitions=1)
 
 
 def needed_products(model, tokenizer):

@@ -496,16 +496,22 @@ def test_a_picture_worth_showing(panel, tmp_path):
     assert file.stat().st_size > 20_000
 
 
-@pytest.fixture(scope="module")
-def app(folder, new_page):
-    """The panel in a Voilà app on a narrow screen."""
-    with serving("voila", folder, NOTEBOOK.name, "--Voila.ip=127.0.0.1") as address:
-        page = new_page(400)
+@contextmanager
+def as_app(folder, name, page, kind):
+    """The panel of a notebook that Voilà serves."""
+    with serving("voila", folder, name, "--Voila.ip=127.0.0.1") as address:
         page.goto(address, wait_until="commit")
-        panel = Panel(page)
+        panel = kind(page)
         panel.box.wait_for(timeout=1000 * SECONDS_TO_RUN)
         yield panel
         page.close()
+
+
+@pytest.fixture(scope="module")
+def app(folder, new_page):
+    """The panel in a Voilà app on a narrow screen."""
+    with as_app(folder, NOTEBOOK.name, new_page(400), Panel) as panel:
+        yield panel
 
 
 def test_app_on_a_narrow_screen(app):
@@ -588,21 +594,17 @@ def slow(request, folder, new_page):
     if name == "real" and LACKING:
         pytest.skip(LACKING)
     notebook = folder / f"{name}.ipynb"
-    if application == "lab":
-        page = new_page(1150)
-        prompts = open_notebook(page, request.getfixturevalue("lab"), notebook)
-        run_all(page, prompts.first)
-        expect(prompts.last).to_have_text(re.compile(r"\[\d+\]"), timeout=1000 * SECONDS_TO_RUN)
-        panel = SlowPanel(page)
-        panel.box.wait_for(timeout=1000 * SECONDS_TO_RUN)
-        yield panel
-    else:
-        with serving("voila", folder, notebook.name, "--Voila.ip=127.0.0.1") as address:
-            page = new_page(1150)
-            page.goto(address, wait_until="commit")
-            panel = SlowPanel(page)
-            panel.box.wait_for(timeout=1000 * SECONDS_TO_RUN)
+    page = new_page(1150)
+    if application == "voila":
+        with as_app(folder, notebook.name, page, SlowPanel) as panel:
             yield panel
+        return
+    prompts = open_notebook(page, request.getfixturevalue("lab"), notebook)
+    run_all(page, prompts.first)
+    expect(prompts.last).to_have_text(re.compile(r"\[\d+\]"), timeout=1000 * SECONDS_TO_RUN)
+    panel = SlowPanel(page)
+    panel.box.wait_for(timeout=1000 * SECONDS_TO_RUN)
+    yield panel
     page.close()
 
 
