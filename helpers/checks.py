@@ -215,6 +215,11 @@ def by_name(value, name) -> dict:
     return {key: RULES[name](entry, f"{name}[{key!r}]") for key, entry in value.items()}
 
 
+def trials_by_label(value) -> bool:
+    """Whether this is a dict of trials, perhaps an empty one."""
+    return isinstance(value, Mapping) and all(hasattr(x, "verdicts") for x in value.values())
+
+
 rows = partial(activations, axes=2)
 above_0 = number("a whole number above 0", lambda n: n > 0, Integral)
 from_0 = number("a whole number, 0 or above", lambda n: n >= 0, Integral)
@@ -237,6 +242,8 @@ TABLE = [
     ("swept", rule("a Sweep, as sweep(...) gives", "effect")),
     ("written", rule("a TextSweep, as sweep_texts(...) gives", "texts")),
     ("result", rule("a Result, as compute(...) gives", "log_odds")),
+    ("found", rule("an Estimate, as mean_with_interval(...) gives", "low")),
+    ("trials", rule("a dict such as {'pocket': trial(...)}", trials_by_label)),
     ("batch", rule("a batch, as encode(...) gives", lambda batch: isinstance(batch, Mapping))),
     ("logits", rule("a tensor of logits", lambda logits: getattr(logits, "ndim", 0) > 1)),
     ("ids", rule("a tensor of tokens [row, token]", lambda ids: getattr(ids, "ndim", 0) == 2)),

@@ -62,6 +62,7 @@ class Trial:
         return f"Trial of {self.model_name}: {len(self.verdicts)} verdicts"
 
 
+@checked
 def rule(claim, found, above=None, below=None) -> Verdict:
     """The verdict on: the quantity lies above, or below, a border.
 
@@ -380,6 +381,7 @@ def _aligned(trials):
     return list(zip(*(one.verdicts for one in trials.values()), strict=True))
 
 
+@checked
 def side_by_side(trials) -> Table:
     """A row a claim, and for each model what was found and the verdict.
 
@@ -394,6 +396,7 @@ def side_by_side(trials) -> Table:
     return Table(["claim", "claimed", *heads], rows)
 
 
+@checked
 def summary(trials) -> Table:
     """A row a rule of thumb, and for each model the verdicts on its claims with what was found."""
     aligned, rows = _aligned(trials), []
@@ -412,6 +415,7 @@ def _in_short(verdicts):
     return "; ".join(f"**{verdict}**: {', '.join(parts)}" for verdict, parts in kinds.items())
 
 
+@checked
 def pull_by_depth(ax, trials) -> None:
     """The pull at equal damage over relative depth, by model; the golden layers are ringed.
 

@@ -230,3 +230,15 @@ def test_the_figure_shows_each_layer_at_its_depth():
         assert line.get_ydata() == pytest.approx([p.mean for p in found.pull], nan_ok=True)
     assert len({line.get_marker() for line in lines}) == len({line.get_color() for line in lines})
     assert [text.get_text() for text in ax.get_legend().get_texts()] == list(trials)
+
+
+@pytest.mark.parametrize("function", [side_by_side, summary])
+@pytest.mark.parametrize("trials", [None, [1], {"pocket": 3}, "trial"])
+def test_what_is_no_dict_of_trials_is_refused(function, trials):
+    with pytest.raises(SteeringError, match="trials must be a dict such as"):
+        function(trials)
+
+
+def test_a_verdict_needs_an_estimate():
+    with pytest.raises(SteeringError, match="found must be an Estimate"):
+        rule("1 · a claim", 0.3, above=0)
