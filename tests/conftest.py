@@ -30,6 +30,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("STEERING_MODEL", None)
 os.environ.pop("STEERING_CONCEPT", None)
 os.environ["STEERING_DEVICE"] = "cpu"
+# The stored outputs are those of a reader who has answered nothing yet.
+os.environ["STEERING_PROGRESS"] = os.path.join(tempfile.mkdtemp(prefix="steering-"), "none.json")
+atexit.register(shutil.rmtree, os.path.dirname(os.environ["STEERING_PROGRESS"]), ignore_errors=True)
 # Converted models of a run go when it ends, unless an outer setting keeps them for the next one.
 if "STEERING_CACHE" not in os.environ:
     os.environ["STEERING_CACHE"] = tempfile.mkdtemp(prefix="steering-cache-")

@@ -1,0 +1,90 @@
+"""``check``, ``hint`` and ``solution``: what a reader calls (see ``helpers.exercises``)."""
+
+import inspect
+import textwrap
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ..checks import SteeringError
+from . import record
+from .exercise import EXERCISES, Explanation
+from .judging import CANNOT_BE_JUDGED, NOT_ATTEMPTED, NOT_YET, RIGHT, Outcome, judge
+
+SIGNS = {RIGHT: "✓", NOT_YET: "✗", NOT_ATTEMPTED: "·", CANNOT_BE_JUDGED: "?"}
+_hints_given = {}
+
+
+def check(number, answer=..., *given) -> None:
+    """Print how an answer does: right, not yet and why, not attempted, or can't be judged.
+
+    ``given`` is what the exercise's cell hands over after the answer. The answer is tried on the
+    model that is given, which stays as it was. Raises SteeringError for a number that no exercise
+    has.
+    """
+    exercise = find(number)
+    if isinstance(exercise, Explanation):
+        outcome = _compared(exercise, answer, *given)
+    else:
+        outcome = judge(exercise, answer, given)
+    if outcome.word in (RIGHT, NOT_YET):
+        record.keep_outcome(number, outcome.word)
+    _say(f"{SIGNS[outcome.word]} {number} {outcome.word}: {outcome.text}")
+
+
+def hint(number) -> None:
+    """Print a hint; the next call prints the next one, and says when it was the last."""
+    hints = find(number).hints
+    which = min(_hints_given.get(number, 0), len(hints) - 1)
+    _hints_given[number] = which + 1
+    rest = "" if which + 1 < len(hints) else f' (The last one; then there is solution("{number}").)'
+    _say(f"{number} hint {which + 1} of {len(hints)}: {hints[which]}{rest}")
+
+
+def solution(number) -> None:
+    """Print one way to do it."""
+    exercise = find(number)
+    if isinstance(exercise, Explanation):
+        return _say(exercise.answer)
+    lines = textwrap.dedent(inspect.getsource(exercise.right)).splitlines()
+    print("\n".join(line for line in lines if not line.startswith("@")))
+
+
+def find(number):
+    """The exercise of that number; SteeringError if there is none."""
+    exercises = load_all()
+    if number not in exercises:
+        known = ", ".join(exercises)
+        raise SteeringError(f"No exercise has the number {number!r}. There are: {known}.")
+    return exercises[number]
+
+
+def load_all() -> dict:
+    """All exercises by number, in the order of the notebooks."""
+    for module in sorted(iter_modules(import_module(__package__).__path__), key=lambda m: m.name):
+        if module.name.startswith("notebook_"):
+            import_module(f"{__package__}.{module.name}")
+    return dict(sorted(EXERCISES.items(), key=lambda entry: list(map(int, entry[0].split(".")))))
+
+
+def _compared(exercise, answer, ticks=None):
+    """The outcome of an explanation, by the points that the reader ticks."""
+    number, letters = exercise.number, "".join(exercise.points)
+    if not isinstance(answer, str) or len(answer.split()) < 5:
+        return Outcome(NOT_ATTEMPTED, "write a sentence or two.")
+    if ticks is None:
+        points = "\n".join(f"{letter}) {text}" for letter, text in exercise.points.items())
+        print(f"A model answer: {textwrap.fill(exercise.answer, 88)}\nIts points:\n{points}")
+        return Outcome(
+            CANNOT_BE_JUDGED,
+            f'which points does yours make? Tick them: check("{number}", answer, "{letters[:1]}")',
+        )
+    if not isinstance(ticks, str) or set(ticks) - set(letters):
+        return Outcome(CANNOT_BE_JUDGED, f"tick by letters, some of {letters!r}.")
+    missing = [text for letter, text in exercise.points.items() if letter not in ticks]
+    if missing:
+        return Outcome(NOT_YET, f"what yours does not say: {missing[0]}")
+    return Outcome(RIGHT, exercise.why)
+
+
+def _say(text):
+    print(textwrap.fill(text, 88, subsequent_indent="  "))

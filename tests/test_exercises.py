@@ -1,0 +1,365 @@
+"""Every exercise: the stub, the solution and the wrong answers, on the bundled model and a Llama.
+
+What the engine promises (nothing left on the model, where an error stands, what is kept) is
+tested on exercises made for the purpose.
+"""
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from helpers.activations import typical_norm
+from helpers.checks import SteeringError
+from helpers.concepts import SENTIMENT
+from helpers.directions import find_vectors
+from helpers.exercises import check, compare, hint, predict, record, score, solution
+from helpers.exercises.__main__ import main
+from helpers.exercises.asking import find, load_all
+from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
+from helpers.exercises.judging import judge, untouched
+from helpers.models import load_model
+from tiny_models import hooks, logits_of, new_model, token_ids, tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL = load_all()
+JUDGED = {number: one for number, one in ALL.items() if isinstance(one, Exercise)}
+EXPLAINED = {number: one for number, one in ALL.items() if isinstance(one, Explanation)}
+MODELS = ("bundled", "llama")
+
+
+@pytest.fixture(autouse=True)
+def own_record(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEERING_PROGRESS", str(tmp_path / "progress.json"))
+
+
+@lru_cache
+def model_and_tokenizer(which):
+    return load_model("pocket") if which == "bundled" else (new_model("llama"), tokenizer())
+
+
+@lru_cache
+def given_for(names, which):
+    """What the notebook's cell hands over, by the names that the exercise gives."""
+    model, tok = model_and_tokenizer(which)
+    values = {"model": model, "tokenizer": tok, "concept": SENTIMENT}
+    if set(names) - set(values):
+        vectors = find_vectors(model, tok, SENTIMENT.pairs)
+        layer = 2 * len(vectors) // 3
+        scale = typical_norm(model, tok, SENTIMENT)
+        values |= {"vectors": vectors, "layer": layer, "vector": vectors[layer], "scale": scale}
+        values |= {"norm": scale[layer].item(), "prompt": SENTIMENT.dev_prompts[0]}
+    return tuple(values[name] for name in names)
+
+
+def answer_like(exercise, function, given):
+    """A reader's answer: the function, or the value that it gives."""
+    return function if exercise.run else function(*given)
+
+
+@pytest.mark.parametrize("which", MODELS)
+@pytest.mark.parametrize("number", JUDGED)
+def test_solution_and_mistakes_are_told_apart(number, which):
+    exercise = JUDGED[number]
+    given = given_for(exercise.given, which)
+    outcome = judge(exercise, answer_like(exercise, exercise.right, given), given)
+    assert outcome.word == "right", outcome
+    assert outcome.text == exercise.why
+    assert len(exercise.mistakes) >= 2
+    messages = [message for message, _ in exercise.mistakes]
+    assert len(set(messages)) == len(messages)
+    for message, mistake in exercise.mistakes:
+        outcome = judge(exercise, answer_like(exercise, mistake, given), given)
+        assert outcome == ("not yet", message), mistake.__name__
+
+
+def nothing(*args):
+    """What a stub says."""
+    ...
+
+
+@pytest.mark.parametrize("number", JUDGED)
+def test_a_stub_is_not_attempted(number):
+    exercise = JUDGED[number]
+    given = given_for(exercise.given, "bundled")
+    stub = exercise.stub or (nothing if exercise.run else ...)
+    assert judge(exercise, stub, given).word == "not attempted"
+    assert (exercise.kind == "find the bug") == (exercise.stub is not None)
+
+
+@pytest.mark.parametrize("number", EXPLAINED)
+def test_an_explanation_is_ticked_off(number, capsys):
+    exercise, answer = EXPLAINED[number], "Because of something or other, I think."
+    check(number, ...)
+    assert "not attempted" in capsys.readouterr().out
+    check(number, answer)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert " ".join(exercise.answer.split()) in shown
+    assert all(text in shown for text in exercise.points.values())
+    for letter, text in exercise.points.items():
+        check(number, answer, "".join(exercise.points).replace(letter, ""))
+        said = " ".join(capsys.readouterr().out.split())
+        assert "not yet" in said and text in said
+    check(number, answer, "".join(exercise.points))
+    assert "right" in capsys.readouterr().out
+    assert len(exercise.points) >= 2
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_an_exercise_is_complete(number, capsys):
+    exercise = ALL[number]
+    assert exercise.kind in KINDS and exercise.difficulty in (1, 2, 3) and exercise.minutes > 0
+    assert exercise.hints and exercise.why
+    for _ in range(len(exercise.hints) + 1):
+        hint(number)
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(text.split()) in said for text in exercise.hints)
+    solution(number)
+    shown = capsys.readouterr().out
+    if isinstance(exercise, Exercise):
+        ast.parse(shown)
+        assert f"def {exercise.right.__name__}(" in shown
+
+
+def notebook_of(number):
+    [path] = (ROOT / "notebooks").glob(f"{int(number.split('.')[0]):02}_*.ipynb")
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+@pytest.mark.parametrize("number", ALL)
+def test_a_notebook_asks_it(number):
+    """Its heading says kind, minutes and difficulty; its cell runs as it is."""
+    exercise, cells = ALL[number], notebook_of(number)
+    level = "●" * exercise.difficulty + "○" * (3 - exercise.difficulty)
+    head = f"### Exercise {number} · {exercise.kind} · {exercise.minutes} min · {level}"
+    assert any(head in "".join(cell["source"]) for cell in cells), head
+    [cell] = [
+        cell
+        for cell in cells
+        if cell["cell_type"] == "code" and f'check("{number}"' in "".join(cell["source"])
+    ]
+    source = "".join(cell["source"])
+    [output] = cell["outputs"]
+    assert re.search(rf"· {number} not attempted", "".join(output["text"]))
+    [call] = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "check"
+    ]
+    assert len(call.args) == 2 + len(getattr(exercise, "given", ()))
+    if getattr(exercise, "stub", None):
+        lines = textwrap.dedent(inspect.getsource(exercise.stub)).splitlines()
+        lines = [line for line in lines if not line.startswith("@")]
+        assert "\n".join(lines) in source
+
+
+def test_each_notebook_has_exercises_and_ends_with_a_score():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        notebook = str(int(path.name[:2]))
+        own = [number for number in ALL if number.split(".")[0] == notebook]
+        assert 3 <= len(own) <= 5, path.name
+        code = [cell for cell in notebook_of(f"{notebook}.1") if cell["cell_type"] == "code"]
+        assert f'score("{notebook}")' in "".join(code[-1]["source"])
+
+
+def test_each_prediction_is_kept_and_compared():
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells)
+        asked = text.count("**Predict, then run.**")
+        guessed, compared = (
+            re.findall(rf'{word}\(\s*"([\d.]+)"', text) for word in ("predict", "compare")
+        )
+        assert sorted(guessed) == sorted(compared) == sorted(set(guessed)), path.name
+        assert len(guessed) >= asked, path.name
+
+
+# -- The engine
+
+
+@pytest.fixture
+def doubled():
+    """An exercise of its own, which is gone afterwards: double what a block returns."""
+    exercise = Exercise("99.1", "write", 1, 1, "well.", ("think.",), given=("model",))
+
+    @exercise.tried_by
+    def run(answer, model):
+        return answer(model, token_ids("The soup was"))
+
+    @exercise.solution
+    def right(model, ids):
+        return 2 * model(ids).logits[0, -1]
+
+    @exercise.mistake("not doubled.")
+    def once(model, ids):
+        return model(ids).logits[0, -1]
+
+    @exercise.mistake("halved.")
+    def half(model, ids):
+        return model(ids).logits[0, -1] / 2
+
+    yield exercise
+    del EXERCISES["99.1"]
+
+
+def test_what_an_answer_leaves_on_the_model_is_gone_and_said(doubled):
+    model = new_model()
+    before, plain = hooks(model), logits_of(model, token_ids("We liked"))
+    model.lm_head.register_forward_hook(lambda *args: None)
+    own = hooks(model)
+
+    def answer(model, ids):
+        model.train()
+        model.transformer.h[0].register_forward_hook(lambda module, args, output: None)
+        return 2 * model.eval()(ids).logits[0, -1]
+
+    word, text = judge(doubled, answer, (model,))
+    assert (word, text[:11]) == ("not yet", "it left a h")
+    assert hooks(model) == own != before
+    assert logits_of(model, token_ids("We liked")).equal(plain) and not model.training
+
+
+def test_a_changed_weight_is_said(doubled):
+    model = new_model()
+
+    def answer(model, ids):
+        model.lm_head.weight *= 2
+        return model(ids).logits[0, -1]
+
+    word, text = judge(doubled, answer, (model,))
+    assert word == "not yet" and "load the model again" in text
+
+
+def test_an_error_is_named_with_its_place(doubled):
+    def answer(model, ids):
+        logits = model(ids).logits
+        return logits[99]
+
+    word, text = judge(doubled, answer, (new_model(),))
+    assert word == "can't be judged"
+    assert "`return logits[99]`" in text and "IndexError" in text
+
+
+def test_forms_are_told_apart(doubled):
+    model = new_model()
+
+    def said(answer):
+        return judge(doubled, answer, (model,))
+
+    word, text = said(3.0)
+    assert word == "can't be judged" and text.startswith("give the function itself")
+    assert "shape is [1" in said(lambda model, ids: model(ids).logits).text
+    assert "a number, and a tensor is wanted" in said(lambda model, ids: 1).text
+    assert "off by" in said(lambda model, ids: 3 * model(ids).logits[0, -1]).text
+    assert (
+        judge(doubled, lambda model, ids: 1, ()).text == 'call check("99.1", your answer, model).'
+    )
+
+
+def test_an_array_is_as_good_as_a_tensor(doubled):
+    word, _ = judge(doubled, lambda m, ids: (2 * m(ids).logits[0, -1]).numpy(), (new_model(),))
+    assert word == "right"
+
+
+@pytest.mark.parametrize("answer", [..., None, lambda: ..., lambda x: None])
+def test_untouched(answer):
+    assert untouched(answer)
+
+
+def test_code_that_only_looks_like_the_stub_is_touched():
+    def stub(x):
+        """Said."""
+        return x + 1
+
+    def other(y):
+        return y + 2
+
+    def renamed(x):
+        return x + 1
+
+    assert untouched(renamed, stub) and not untouched(other, stub) and not untouched(lambda: 3)
+
+
+def test_right_is_kept(doubled, capsys):
+    model = new_model()
+    check("99.1", doubled.mistakes[0][1], model)
+    assert record.read()["exercises"] == {"99.1": "not yet"}
+    check("99.1", doubled.right, model)
+    check("99.1", doubled.mistakes[0][1], model)
+    assert record.read()["exercises"] == {"99.1": "right"}
+    assert "✓ 99.1 right: well." in capsys.readouterr().out
+
+
+def test_an_unknown_number_is_refused():
+    for call in (check, hint, solution):
+        with pytest.raises(SteeringError, match="No exercise has the number '7.99'. There are: "):
+            call("7.99")
+    assert find("4.1").number == "4.1"
+
+
+# -- Predictions and the record
+
+
+def test_the_first_guess_counts(capsys):
+    predict("5.1", ...)
+    compare("5.1", ...)
+    compare("5.1", a=True, b=False)
+    assert capsys.readouterr().out == "prediction 5.1: it is a, and you made no guess\n"
+    predict("5.1", "B")
+    predict("5.1", "a")
+    assert capsys.readouterr().out == '5.1: your first guess, "b", counts.\n'
+    compare("5.1", a=torch.tensor(True), b=False)
+    assert capsys.readouterr().out == "prediction 5.1: it is a, you guessed b\n"
+    predict("5.2", "c")
+    compare("5.2", "C")
+    score("5")
+    assert "2 made, 1 came out as you guessed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("guess", ["", "ab", 3, "?", True])
+def test_a_guess_is_a_letter(guess):
+    with pytest.raises(SteeringError, match="A guess is a letter"):
+        predict("5.1", guess)
+    with pytest.raises(SteeringError, match="A guess is a letter"):
+        compare("5.1", guess)
+
+
+@pytest.mark.parametrize("answers", [{"a": True, "b": True}, {"a": False}])
+def test_exactly_one_answer_comes_out(answers):
+    with pytest.raises(SteeringError, match="came out"):
+        compare("5.1", **answers)
+
+
+def test_progress_over_all_notebooks(capsys):
+    predict("4.1", "a")
+    compare("4.1", a=True)
+    record.keep_outcome("4.2", "right")
+    main()
+    shown = capsys.readouterr().out
+    [row] = [line for line in shown.splitlines() if line.split()[:1] == ["4"]]
+    assert f"1 of {sum(n.startswith('4.') for n in ALL)}" in row and "1 of 1" in row
+    assert "4.1" in row and "4.2" not in row
+    assert str(record.path()) in shown
+
+
+def test_a_damaged_record_is_said_and_begun_anew():
+    record.path().write_text("{half", encoding="utf-8")
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert record.read() == {"exercises": {}, "predictions": {}}
+    with pytest.warns(UserWarning, match="cannot be read"):
+        predict("5.1", "a")
+    assert record.read()["predictions"] == {"5.1": {"guess": "a"}}
+
+
+def test_a_record_that_cannot_be_written_is_said(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STEERING_PROGRESS", str(tmp_path / "file" / "progress.json"))
+    with pytest.warns(UserWarning, match="cannot be kept"):
+        predict("5.1", "a")
+    assert not list(tmp_path.glob("*.tmp"))
