@@ -104,6 +104,9 @@ def generate(
         # A row that ended early is filled with padding; the model would warn of it.
         quiet.undo.append(partial(logging.set_verbosity, logging.get_verbosity()))
         logging.set_verbosity_error()
+        # The last tokens of all prompts come as a slice, which torch multiplies row by row.
+        register = model.get_output_embeddings().register_forward_pre_hook
+        quiet.hook(register, lambda head, args: (args[0].contiguous(),))
         output = model.generate(
             **{name: tensor[rows] for name, tensor in batch.items()},
             max_new_tokens=max_new_tokens,

@@ -210,11 +210,7 @@ def sweep_texts(
             texts[row] = text
 
     lengths = (widths[cells[:, 0]] + max_new_tokens).tolist()
-    with change(model) as ours:
-        # The last tokens of all prompts come as a slice, which torch multiplies row by row.
-        register = model.get_output_embeddings().register_forward_pre_hook
-        ours.hook(register, lambda head, args: (args[0].contiguous(),))
-        Batches(batch_tokens).run(write, lengths, "texts")
+    Batches(batch_tokens).run(write, lengths, "texts")
     bits = price(model, tokenizer, texts).view(shape).permute(1, 2, 0) if priced else None
     places = torch.arange(len(cells)).view(shape).permute(1, 2, 0).tolist()
     by_cell = [[SteeredTexts(texts[i] for i in cell) for cell in row] for row in places]
