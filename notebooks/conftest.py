@@ -1,11 +1,11 @@
-"""When pytest compares notebooks: no bars, no reader's answers, none without its model."""
+"""When pytest compares notebooks: no bars, no answers, none without its model."""
 
 import os
 import tempfile
 from importlib.util import find_spec
 
 os.environ.setdefault("TQDM_DISABLE", "1")
-# Nothing is there: the stored outputs are those of a reader who has answered nothing yet.
+# Nothing is there: stored outputs are those of a reader who has answered nothing yet.
 nothing = os.path.join(tempfile.mkdtemp(prefix="steering-"), "none.json")
 os.environ.setdefault("STEERING_PROGRESS", nothing)
 
