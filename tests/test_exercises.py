@@ -300,7 +300,7 @@ def test_an_unknown_number_is_refused():
     for call in (check, hint, solution):
         with pytest.raises(SteeringError, match="No exercise has the number '7.99'. There are: "):
             call("7.99")
-    assert find("4.1").number == "4.1"
+    assert find("4.1") is find(4.1)
 
 
 # -- Predictions and the record
@@ -311,7 +311,7 @@ def test_the_first_guess_counts(capsys):
     compare("5.1", ...)
     compare("5.1", a=True, b=False)
     assert capsys.readouterr().out == "prediction 5.1: it is a, and you made no guess\n"
-    predict("5.1", "B")
+    predict(5.1, "B")
     predict("5.1", "a")
     assert capsys.readouterr().out == '5.1: your first guess, "b", counts.\n'
     compare("5.1", a=torch.tensor(True), b=False)

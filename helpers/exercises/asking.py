@@ -22,6 +22,7 @@ def check(number, answer=..., *given) -> None:
     has.
     """
     exercise = find(number)
+    number = exercise.number
     if isinstance(exercise, Explanation):
         outcome = _compared(exercise, answer, *given)
     else:
@@ -33,7 +34,8 @@ def check(number, answer=..., *given) -> None:
 
 def hint(number) -> None:
     """Print a hint; the next call prints the next one, and says when it was the last."""
-    hints = find(number).hints
+    exercise = find(number)
+    number, hints = exercise.number, exercise.hints
     which = min(_hints_given.get(number, 0), len(hints) - 1)
     _hints_given[number] = which + 1
     rest = "" if which + 1 < len(hints) else f' (The last one; then there is solution("{number}").)'
@@ -51,7 +53,7 @@ def solution(number) -> None:
 
 def find(number):
     """The exercise of that number; SteeringError if there is none."""
-    exercises = load_all()
+    exercises, number = load_all(), str(number)  # 4.1 is as good as "4.1"
     if number not in exercises:
         known = ", ".join(exercises)
         raise SteeringError(f"No exercise has the number {number!r}. There are: {known}.")

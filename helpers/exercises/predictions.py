@@ -12,7 +12,7 @@ def predict(number, guess=...) -> None:
     """
     if guess is ...:
         return
-    guess = _letter(guess)
+    number, guess = str(number), _letter(guess)
     known = record.read()["predictions"].get(number, {})
     if "guess" not in known:
         record.keep_prediction(number, guess=guess)
@@ -34,6 +34,7 @@ def compare(number, found=..., **answers) -> None:
     eye can tell, and ``...`` until you looked. Raises SteeringError unless exactly one answer is
     met.
     """
+    number = str(number)
     met = [letter for letter, holds in answers.items() if holds]
     if found is ... and not answers:
         return
