@@ -124,7 +124,7 @@ def test_a_fault_at_any_instruction_leaves_nothing_behind(name, model):
 
 def test_an_interrupt_from_another_thread_leaves_nothing_behind(model, monkeypatch):
     before, plain, draw = state(model), logits_of(model, IDS), random.Random(0)
-    me, over = c_ulong(threading.get_ident()), threading.Event()
+    me, over, done = c_ulong(threading.get_ident()), threading.Event(), threading.Event()
     # A finalizer may be hit too. What reports it must not be Python: it would be hit in its turn.
     in_finalizers = []
     monkeypatch.setattr(sys, "unraisablehook", in_finalizers.append)
@@ -133,16 +133,18 @@ def test_an_interrupt_from_another_thread_leaves_nothing_behind(model, monkeypat
         while not over.is_set():
             time.sleep(draw.uniform(0.001, 0.02))
             pythonapi.PyThreadState_SetAsyncExc(me, py_object(Fault))
+        done.set()
 
-    thread, caught, end = threading.Thread(target=interrupt), 0, time.monotonic() + 5
-    thread.start()
+    caught, end = 0, time.monotonic() + 5
+    threading.Thread(target=interrupt, daemon=True).start()
     while True:
         try:
             while time.monotonic() < end:
                 for use in USES.values():
                     use(model)
             over.set()
-            thread.join()
+            while not done.is_set():  # a join that is hit takes the thread for ended
+                time.sleep(0.01)
             time.sleep(0.1)  # the last one may be under way
             break
         except Fault:
