@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.activations import typical_norm
+from helpers.activations import residual_stream, typical_norm
 from helpers.checks import SteeringError
 from helpers.concepts import SENTIMENT
 from helpers.directions import find_vectors
@@ -25,6 +25,7 @@ from helpers.exercises.asking import find, load_all
 from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
 from helpers.exercises.judging import difference, judge, untouched
 from helpers.models import load_model
+from helpers.pairs import split
 from tiny_models import hooks, logits_of, new_model, token_ids, tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +56,13 @@ def given_for(names, which):
         scale = typical_norm(model, tok, SENTIMENT)
         values |= {"vectors": vectors, "layer": layer, "vector": vectors[layer], "scale": scale}
         values |= {"norm": scale[layer].item(), "prompt": SENTIMENT.dev_prompts[0]}
+        sides = [residual_stream(model, tok, side)[layer] for side in split(SENTIMENT.pairs)]
+        read = residual_stream(model, tok, SENTIMENT.sentences, position="mean")[layer]
+        scores = read @ vectors[layer].direction
+        values |= dict(zip(("positive", "negative"), sides, strict=True))
+        values["labels"] = [1] * len(SENTIMENT.positive_sentences)
+        values["labels"] += [0] * len(SENTIMENT.negative_sentences)
+        values |= {"scores": scores, "score": scores.quantile(0.6).item()}
     return tuple(values[name] for name in names)
 
 
