@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers.activations import typical_norm
+from helpers.activations import residual_stream, typical_norm
 from helpers.checks import SteeringError
 from helpers.concepts import SENTIMENT
 from helpers.directions import find_vectors
@@ -23,8 +23,9 @@ from helpers.exercises import check, compare, hint, predict, record, score, solu
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
 from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
-from helpers.exercises.judging import judge, untouched
+from helpers.exercises.judging import difference, judge, untouched
 from helpers.models import load_model
+from helpers.pairs import split
 from tiny_models import hooks, logits_of, new_model, token_ids, tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +56,13 @@ def given_for(names, which):
         scale = typical_norm(model, tok, SENTIMENT)
         values |= {"vectors": vectors, "layer": layer, "vector": vectors[layer], "scale": scale}
         values |= {"norm": scale[layer].item(), "prompt": SENTIMENT.dev_prompts[0]}
+        sides = [residual_stream(model, tok, side)[layer] for side in split(SENTIMENT.pairs)]
+        read = residual_stream(model, tok, SENTIMENT.sentences, position="mean")[layer]
+        scores = read @ vectors[layer].direction
+        values |= dict(zip(("positive", "negative"), sides, strict=True))
+        values["labels"] = [1] * len(SENTIMENT.positive_sentences)
+        values["labels"] += [0] * len(SENTIMENT.negative_sentences)
+        values |= {"scores": scores, "score": scores.quantile(0.6).item()}
     return tuple(values[name] for name in names)
 
 
@@ -262,6 +270,19 @@ def test_forms_are_told_apart(doubled):
     )
 
 
+def test_the_first_wrong_one_of_several_is_named():
+    assert difference([1.0, 2, None], [1, 3, 4], 1e-3) == "number 2 of 3: 2 is too small."
+    assert difference([[1], None], [[1], True], 1e-3).startswith("number 2 of 2: it gives nothing")
+
+
+def test_an_error_that_ends_in_a_full_stop_gets_no_other(doubled):
+    def answer(model, ids):
+        raise SteeringError("No.")
+
+    other = eval("lambda model, ids: answer(model, ids)", {"answer": answer})  # another file
+    assert judge(doubled, other, (new_model(),)).text.endswith("SteeringError: No.")
+
+
 def test_an_array_is_as_good_as_a_tensor(doubled):
     word, _ = judge(doubled, lambda m, ids: (2 * m(ids).logits[0, -1]).numpy(), (new_model(),))
     assert word == "right"
@@ -284,6 +305,30 @@ def test_code_that_only_looks_like_the_stub_is_touched():
         return x + 1
 
     assert untouched(renamed, stub) and not untouched(other, stub) and not untouched(lambda: 3)
+
+
+def module_stub(x):
+    return torch.stack([x])
+
+
+def test_a_stub_is_known_in_a_notebook_whatever_its_module_imports():
+    defined = {"torch": torch}
+    exec(inspect.getsource(module_stub), defined)
+    assert untouched(defined["module_stub"], module_stub)
+    exec(inspect.getsource(module_stub).replace("stack", "cat"), defined)
+    assert not untouched(defined["module_stub"], module_stub)
+
+
+def test_hooks_of_transformers_are_no_fault(doubled):
+    """It hangs up its own at the first output_hidden_states, and trusts them from then on."""
+    model = new_model("llama")
+
+    def answer(model, ids):
+        states = model(ids, output_hidden_states=True).hidden_states
+        return 2 * model.lm_head(states[-1])[0, -1]
+
+    for _ in range(2):
+        assert judge(doubled, answer, (model,)).word == "right"
 
 
 def test_right_is_kept(doubled, capsys):
