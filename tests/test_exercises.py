@@ -23,7 +23,7 @@ from helpers.exercises import check, compare, hint, predict, record, score, solu
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
 from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
-from helpers.exercises.judging import judge, untouched
+from helpers.exercises.judging import difference, judge, untouched
 from helpers.models import load_model
 from tiny_models import hooks, logits_of, new_model, token_ids, tokenizer
 
@@ -260,6 +260,19 @@ def test_forms_are_told_apart(doubled):
     assert (
         judge(doubled, lambda model, ids: 1, ()).text == 'call check("99.1", your answer, model).'
     )
+
+
+def test_the_first_wrong_one_of_several_is_named():
+    assert difference([1.0, 2, None], [1, 3, 4], 1e-3) == "number 2 of 3: 2 is too small."
+    assert difference([[1], None], [[1], True], 1e-3).startswith("number 2 of 2: it gives nothing")
+
+
+def test_an_error_that_ends_in_a_full_stop_gets_no_other(doubled):
+    def answer(model, ids):
+        raise SteeringError("No.")
+
+    other = eval("lambda model, ids: answer(model, ids)", {"answer": answer})  # another file
+    assert judge(doubled, other, (new_model(),)).text.endswith("SteeringError: No.")
 
 
 def test_an_array_is_as_good_as_a_tensor(doubled):

@@ -49,7 +49,7 @@ def judge(exercise, answer, given) -> Outcome:
     for message, mistake in known:
         if same(got, _plain(exercise.reference(mistake, given)), exercise.within):
             return Outcome(NOT_YET, message)
-    return Outcome(NOT_YET, difference(got, want))
+    return Outcome(NOT_YET, difference(got, want, exercise.within))
 
 
 def untouched(answer, stub=None) -> bool:
@@ -106,7 +106,7 @@ def same(got, want, within) -> bool:
     return type(got) is type(want) and bool(got == want)
 
 
-def difference(got, want) -> str:
+def difference(got, want, within) -> str:
     """In which way a result is not the one that is wanted, without telling that one."""
     if _is_number(got) and _is_number(want):
         return f"{float(got):.4g} is too {'large' if got > want else 'small'}."
@@ -119,6 +119,10 @@ def difference(got, want) -> str:
         return f"its shape is right, its values are not: one of them is off by {largest:.3g}."
     if isinstance(want, list) and len(got) != len(want):
         return f"it has {len(got)} entries, and {len(want)} are wanted."
+    if isinstance(want, list):
+        wrong = (i for i, pair in enumerate(zip(got, want, strict=True)) if not same(*pair, within))
+        first = next(wrong)
+        return f"number {first + 1} of {len(want)}: {difference(got[first], want[first], within)}"
     return "it has the right form, but it is not the answer."
 
 
@@ -140,7 +144,7 @@ def _place(error, answer):
     file = getattr(getattr(answer, "__code__", None), "co_filename", None)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not own:
-        return f"{said}."
+        return f"{said.rstrip('.')}."
     line = linecache.getline(file, own[-1].lineno).strip()
     return f"line {own[-1].lineno} of its cell, `{line}`: {said}"
 
