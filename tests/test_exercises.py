@@ -299,6 +299,30 @@ def test_code_that_only_looks_like_the_stub_is_touched():
     assert untouched(renamed, stub) and not untouched(other, stub) and not untouched(lambda: 3)
 
 
+def module_stub(x):
+    return torch.stack([x])
+
+
+def test_a_stub_is_known_in_a_notebook_whatever_its_module_imports():
+    defined = {"torch": torch}
+    exec(inspect.getsource(module_stub), defined)
+    assert untouched(defined["module_stub"], module_stub)
+    exec(inspect.getsource(module_stub).replace("stack", "cat"), defined)
+    assert not untouched(defined["module_stub"], module_stub)
+
+
+def test_hooks_of_transformers_are_no_fault(doubled):
+    """It hangs up its own at the first output_hidden_states, and trusts them from then on."""
+    model = new_model("llama")
+
+    def answer(model, ids):
+        states = model(ids, output_hidden_states=True).hidden_states
+        return 2 * model.lm_head(states[-1])[0, -1]
+
+    for _ in range(2):
+        assert judge(doubled, answer, (model,)).word == "right"
+
+
 def test_right_is_kept(doubled, capsys):
     model = new_model()
     check("99.1", doubled.mistakes[0][1], model)

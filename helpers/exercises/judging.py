@@ -1,6 +1,8 @@
 """Judge an answer: right, not yet and why, not attempted, or impossible to judge."""
 
+import inspect
 import linecache
+import textwrap
 import traceback
 from contextlib import contextmanager
 from numbers import Real
@@ -57,11 +59,19 @@ def untouched(answer, stub=None) -> bool:
     if answer is ... or answer is None:
         return True
     code = getattr(answer, "__code__", None)
-    stubs = [_nothing, lambda: ..., *([stub] if stub else [])]
+    stubs = [_nothing, lambda: ..., *([stub, _typed(stub)] if stub else [])]
     return code is not None and any(_same_code(code, one.__code__) for one in stubs)
 
 
 def _nothing(): ...
+
+
+def _typed(stub):
+    """The stub as a notebook compiles it: names that a module imports are called otherwise."""
+    lines = textwrap.dedent(inspect.getsource(stub)).splitlines()
+    defined = {}
+    exec("\n".join(line for line in lines if not line.startswith("@")), defined)
+    return defined[stub.__name__]
 
 
 def _same_code(one, other):
@@ -163,9 +173,10 @@ def _restored(given):
     finally:
         for model, (hooks, versions, training) in zip(models, before, strict=True):
             for table, entries in hooks:
-                if list(table) != list(entries):
+                keep = {key: hook for key, hook in table.items() if _is_library(hook)} | entries
+                if table.keys() != keep.keys():
                     table.clear()
-                    table.update(entries)
+                    table.update(keep)
                     said[:] = said or ["it left a hook on the model: remove it, whatever happens."]
             model.train(training)
             if [parameter._version for parameter in model.parameters()] != versions:
@@ -173,6 +184,11 @@ def _restored(given):
                     "it changed the model's weights: load the model again, then add to a "
                     "new tensor instead of writing into theirs."
                 ]
+
+
+def _is_library(hook):
+    """Whether transformers hung it up, as it does once, at the first ``output_hidden_states``."""
+    return (getattr(hook, "__module__", None) or "").startswith("transformers.")
 
 
 def _state(model):
