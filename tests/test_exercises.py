@@ -19,12 +19,14 @@ from helpers.activations import typical_norm
 from helpers.checks import SteeringError
 from helpers.concepts import SENTIMENT
 from helpers.directions import find_vectors
+from helpers.evaluation import balanced_prompts
 from helpers.exercises import check, compare, hint, predict, record, score, solution
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
 from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
 from helpers.exercises.judging import difference, judge, untouched
 from helpers.models import load_model
+from helpers.sweeps import sweep_texts
 from tiny_models import hooks, logits_of, new_model, token_ids, tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,7 +57,17 @@ def given_for(names, which):
         scale = typical_norm(model, tok, SENTIMENT)
         values |= {"vectors": vectors, "layer": layer, "vector": vectors[layer], "scale": scale}
         values |= {"norm": scale[layer].item(), "prompt": SENTIMENT.dev_prompts[0]}
+        values |= {"five": five_texts(model, tok, vectors, scale)}
     return tuple(values[name] for name in names)
+
+
+def five_texts(model, tok, vectors, scale):
+    """What notebook 06 writes under five settings."""
+    n = len(vectors)
+    places = [2 * n // 3, 3 * n // 4, n // 6, n // 3, n - 1]
+    forces = torch.tensor([-0.4, 0.3, 0.4, -0.1, 0.4]) * scale[places]
+    where = (model, tok, balanced_prompts(model, tok, n=1), [vectors[i] for i in places])
+    return sweep_texts(*where, forces[:, None], seed=1, max_new_tokens=24)
 
 
 def answer_like(exercise, function, given):
