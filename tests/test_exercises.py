@@ -19,6 +19,7 @@ from helpers.activations import residual_stream, typical_norm
 from helpers.checks import SteeringError
 from helpers.concepts import SENTIMENT
 from helpers.directions import find_vectors
+from helpers.evaluation import balanced_prompts
 from helpers.exercises import check, compare, hint, predict, record, score, solution
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
@@ -26,6 +27,7 @@ from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
 from helpers.exercises.judging import difference, judge, untouched
 from helpers.models import load_model
 from helpers.pairs import split
+from helpers.sweeps import sweep_texts
 from tiny_models import hooks, logits_of, new_model, token_ids, tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,7 +65,17 @@ def given_for(names, which):
         values["labels"] = [1] * len(SENTIMENT.positive_sentences)
         values["labels"] += [0] * len(SENTIMENT.negative_sentences)
         values |= {"scores": scores, "score": scores.quantile(0.6).item()}
+        values |= {"five": five_texts(model, tok, vectors, scale)}
     return tuple(values[name] for name in names)
+
+
+def five_texts(model, tok, vectors, scale):
+    """What notebook 06 writes under five settings."""
+    n = len(vectors)
+    places = [2 * n // 3, 3 * n // 4, n // 6, n // 3, n - 1]
+    forces = torch.tensor([-0.4, 0.3, 0.4, -0.1, 0.4]) * scale[places]
+    where = (model, tok, balanced_prompts(model, tok, n=1), [vectors[i] for i in places])
+    return sweep_texts(*where, forces[:, None], seed=1, max_new_tokens=24)
 
 
 def answer_like(exercise, function, given):
