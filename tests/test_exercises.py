@@ -23,7 +23,7 @@ from helpers.exercises import check, compare, hint, predict, record, score, solu
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
 from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
-from helpers.exercises.judging import judge, untouched
+from helpers.exercises.judging import difference, judge, untouched
 from helpers.models import load_model
 from tiny_models import hooks, logits_of, new_model, token_ids, tokenizer
 
@@ -55,6 +55,8 @@ def given_for(names, which):
         scale = typical_norm(model, tok, SENTIMENT)
         values |= {"vectors": vectors, "layer": layer, "vector": vectors[layer], "scale": scale}
         values |= {"norm": scale[layer].item(), "prompt": SENTIMENT.dev_prompts[0]}
+        values |= {"compared": vectors, "sizes": 0.1 * scale[:, None], "verdicts": range(24)}
+        values |= {"dev_prompts": SENTIMENT.dev_prompts, "other_norm": 7 * values["norm"]}
     return tuple(values[name] for name in names)
 
 
@@ -260,6 +262,11 @@ def test_forms_are_told_apart(doubled):
     assert (
         judge(doubled, lambda model, ids: 1, ()).text == 'call check("99.1", your answer, model).'
     )
+
+
+def test_the_case_that_differs_is_named():
+    got, want = {"x": 1, "y": "no"}, {"x": 1, "y": "yes"}
+    assert difference(got, want) == "for y it gives 'no', and that is not so."
 
 
 def test_an_array_is_as_good_as_a_tensor(doubled):

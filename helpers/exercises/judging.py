@@ -119,6 +119,9 @@ def difference(got, want) -> str:
         return f"its shape is right, its values are not: one of them is off by {largest:.3g}."
     if isinstance(want, list) and len(got) != len(want):
         return f"it has {len(got)} entries, and {len(want)} are wanted."
+    if isinstance(want, dict) and got.keys() == want.keys():
+        case = next(key for key in want if not same(got[key], want[key], within=1e-3))
+        return f"for {case} it gives {got[case]!r}, and that is not so."
     return "it has the right form, but it is not the answer."
 
 
