@@ -108,11 +108,11 @@ one_force = Exercise(
 
 
 @one_force.tried_by
-def _three_layers(fair_pull, model, tokenizer, dev_prompts, compared, sizes, concept):
-    """The answer for the first, the middle and the last layer, and two prompts."""
-    some = [0, len(compared) // 2, len(compared) - 1]
+def _two_layers(fair_pull, model, tokenizer, dev_prompts, compared, sizes, concept):
+    """The answer for the middle and the last layer, and one prompt."""
+    some = [len(compared) // 2, len(compared) - 1]
     vectors = [compared[i] for i in some]
-    return fair_pull(model, tokenizer, dev_prompts[:2], vectors, sizes[some], concept)
+    return fair_pull(model, tokenizer, dev_prompts[:1], vectors, sizes[some], concept)
 
 
 @one_force.begins_with
