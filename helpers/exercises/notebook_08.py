@@ -109,10 +109,10 @@ one_force = Exercise(
 
 @one_force.tried_by
 def _two_layers(fair_pull, model, tokenizer, dev_prompts, compared, sizes, concept):
-    """The answer for the middle and the last layer, and one prompt."""
+    """The answer for the middle and the last layer and one prompt, by a push that is not gentle."""
     some = [len(compared) // 2, len(compared) - 1]
     vectors = [compared[i] for i in some]
-    return fair_pull(model, tokenizer, dev_prompts[:1], vectors, sizes[some], concept)
+    return fair_pull(model, tokenizer, dev_prompts[:1], vectors, 3 * sizes[some], concept)
 
 
 @one_force.begins_with
