@@ -66,6 +66,8 @@ def given_for(names, which):
         values["labels"] += [0] * len(SENTIMENT.negative_sentences)
         values |= {"scores": scores, "score": scores.quantile(0.6).item()}
         values |= {"five": five_texts(model, tok, vectors, scale)}
+        values |= {"compared": vectors, "sizes": 0.1 * scale[:, None], "verdicts": range(24)}
+        values |= {"dev_prompts": SENTIMENT.dev_prompts, "other_norm": 7 * values["norm"]}
     return tuple(values[name] for name in names)
 
 
@@ -293,6 +295,11 @@ def test_an_error_that_ends_in_a_full_stop_gets_no_other(doubled):
 
     other = eval("lambda model, ids: answer(model, ids)", {"answer": answer})  # another file
     assert judge(doubled, other, (new_model(),)).text.endswith("SteeringError: No.")
+
+
+def test_the_case_that_differs_is_named():
+    got, want = {"x": 1, "y": "no"}, {"x": 1, "y": "yes"}
+    assert difference(got, want, 1e-3) == "for y it gives 'no', and that is not so."
 
 
 def test_an_array_is_as_good_as_a_tensor(doubled):

@@ -133,6 +133,9 @@ def difference(got, want, within) -> str:
         wrong = (i for i, pair in enumerate(zip(got, want, strict=True)) if not same(*pair, within))
         first = next(wrong)
         return f"number {first + 1} of {len(want)}: {difference(got[first], want[first], within)}"
+    if isinstance(want, dict) and got.keys() == want.keys():
+        case = next(key for key in want if not same(got[key], want[key], within))
+        return f"for {case} it gives {got[case]!r}, and that is not so."
     return "it has the right form, but it is not the answer."
 
 
