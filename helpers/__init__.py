@@ -3,7 +3,8 @@
 ``checks``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots`` and
 ``concepts`` serve them all. Imports run one way, ``pairs → activations → directions → positions →
 steering → generation → evaluation → sweeps → statistics → folklore → views → explorer``, and a
-reader who finished notebook NN can read its modules.
+reader who finished notebook NN can read its modules. ``python -m helpers`` (``preflight``) checks
+the set-up.
 """
 
 import os
