@@ -62,7 +62,9 @@ def site(tmp_path_factory):
 
 
 def test_every_notebook_and_every_readme_is_in_the_contents(conf):
-    pages = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    pages = [
+        path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ]
     pages += ["notebooks/README.md", "tests/README.md", "CONTRIBUTING.md"]
     source = ["# Title\n"]
     conf["prepare"](None, "README", source)
