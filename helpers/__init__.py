@@ -4,7 +4,7 @@
 ``concepts`` serve them all. Imports run one way, ``pairs → activations → directions → positions →
 steering → generation → evaluation → sweeps → statistics → folklore → views → explorer``, and a
 reader who finished notebook NN can read its modules. ``exercises`` and ``training`` are imported
-by none of them.
+by none of them; ``python -m helpers`` (``preflight``) checks the set-up.
 """
 
 import os

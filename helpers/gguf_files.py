@@ -93,7 +93,7 @@ def converted(path) -> tuple:
 
 def _convert(path, bar) -> tuple:
     """The model in float32 and its tokenizer."""
-    gguf = _gguf()
+    gguf = gguf_package()
     # Transformers reads the file three times, five seconds each: here they share one reading.
     with patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)):
         path = path.resolve()
@@ -153,7 +153,7 @@ def _entry(file, name):
     return file.fields[name].contents() if name in file.fields else None
 
 
-def _gguf():
+def gguf_package():
     """The package that reads these files, in a release that works."""
     importlib.invalidate_caches()
     try:

@@ -65,22 +65,30 @@ def load_model(name=None, device=None, dtype=None, device_map=None) -> tuple:
         name = os.environ.get("STEERING_MODEL") or "pocket"
     if not isinstance(name, (str, Path)) or not str(name).strip():
         raise SteeringError(f"{name!r} names no model: try 'pocket', which needs no network.")
-    if device is None:
-        gpus = [gpu for gpu in ("cuda", "mps") if getattr(torch, gpu).is_available()]
-        device = os.environ.get("STEERING_DEVICE") or [*gpus, "cpu"][0]
+    device = find_device(device) if device_map is None else None
     if dtype is None:
-        on_gpu = device_map is not None or str(device).startswith("cuda")
+        on_gpu = device is None or device.startswith("cuda")
         dtype = "auto" if on_gpu and str(name) != "pocket" else torch.float32
     kind = str(dtype).removeprefix("torch.")
     if kind not in _DTYPES:
         raise SteeringError(f"dtype {dtype!r} cannot be used: give one of {', '.join(_DTYPES)}.")
+    with passing_bars():
+        return _load(str(name), device, kind, device_map)
+
+
+def find_device(device=None) -> str:
+    """The device asked for, else ``STEERING_DEVICE``, else the best that this machine has.
+
+    Raises SteeringError if it cannot be used.
+    """
+    if device is None:
+        gpus = [gpu for gpu in ("cuda", "mps") if getattr(torch, gpu).is_available()]
+        device = os.environ.get("STEERING_DEVICE") or [*gpus, "cpu"][0]
     try:
-        if device_map is None:  # there and back, as tensors will go
-            torch.zeros(1, device=str(device)).item()
+        torch.zeros(1, device=str(device)).item()  # there and back, as tensors will go
     except Exception as error:
         raise SteeringError(f"Device {device!r} cannot be used, 'cpu' can: {error}") from error
-    with passing_bars():
-        return _load(str(name), str(device), kind, device_map)
+    return str(device)
 
 
 def _load(name, device, dtype, device_map) -> tuple:

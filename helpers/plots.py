@@ -1,7 +1,7 @@
 """One look for all figures. Draws numbers and words; knows no model.
 
 Colours are from the Okabe-Ito palette, which colour-blind readers can tell apart, and every
-class has its own marker too.
+class has its own marker or style of line too.
 """
 
 import io
@@ -15,6 +15,7 @@ from IPython.display import display
 from .checks import SteeringError, checked, not_negative, numbers
 
 POSITIVE, NEGATIVE, NEUTRAL = "#0072B2", "#D55E00", "#595959"
+LOOKS = tuple(zip((POSITIVE, NEGATIVE, NEUTRAL, "black"), "oXs^", strict=True))
 
 STYLE = {
     "figure.figsize": (7, 3.5),
@@ -56,8 +57,7 @@ def scatter_classes(ax, points, is_positive, title="", sides=("positive", "negat
 
 def lines(ax, x, series, xlabel, ylabel) -> None:
     """Up to four curves over one axis; ``series`` maps a label to its values."""
-    looks = list(zip((POSITIVE, NEGATIVE, NEUTRAL, "#009E73"), "oXs^", strict=True))
-    for (label, values), (colour, marker) in zip(series.items(), looks[: len(series)], strict=True):
+    for (label, values), (colour, marker) in zip(series.items(), LOOKS[: len(series)], strict=True):
         ax.plot(x, values, color=colour, marker=marker, ms=5, label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     if len(series) > 1:
@@ -76,12 +76,12 @@ def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), c
         labels = f"{len(ylabels)} ylabels and {len(xlabels)} xlabels"
         raise SteeringError(f"Values of shape {list(values.shape)}, not all NaN, need {labels}.")
     limit = limit or np.nanmax(np.abs(values)) or 1
-    ax.imshow(values, cmap=cmap, vmin=-limit, vmax=limit, aspect="auto")
+    cells = ax.imshow(values, cmap=cmap, vmin=-limit, vmax=limit, aspect="auto")
     ax.set_xticks(range(len(xlabels)), xlabels)
     ax.set_yticks(range(len(ylabels)), ylabels)
     ax.grid(False)
     for (row, column), value in np.ndenumerate(values):
-        colour = "white" if abs(value) > 0.6 * limit else "black"
+        colour = "white" if _light(cells.to_rgba(value)) < 0.18 else "black"
         text = fmt.format(value)
         text = text if float(text) else text.lstrip("-")  # no minus sign before a zero
         ax.text(column, row, text, ha="center", va="center", c=colour, fontsize=8)
@@ -90,13 +90,19 @@ def heatmap(ax, values, xlabels, ylabels, limit=None, fmt="{:.1f}", marked=(), c
         ax.add_patch(plt.Rectangle((column - 0.5, row - 0.5), 1, 1, **frame))
 
 
+def _light(rgba) -> float:
+    """Relative luminance of a colour on white, from 0 to 1; black reads better from 0.18 on."""
+    *rgb, opaque = rgba
+    return 1 - opaque + opaque * np.power(rgb, 2.2) @ (0.2126, 0.7152, 0.0722)
+
+
 def paired(ax, base, up, down, labels) -> None:
-    """One row for each prompt, lowest base first: from its dot an arrow to either value."""
+    """One row for each prompt, lowest base first: from its dot an arrow up, a dashed one down."""
     base, up, down = np.asarray(base), np.asarray(up), np.asarray(down)
     order = np.argsort(base, kind="stable")
     for row, i in enumerate(order):
-        for end, colour in ((up[i], POSITIVE), (down[i], NEGATIVE)):
-            look = {"arrowstyle": "->", "color": colour}
+        for end, colour, style in ((up[i], POSITIVE, "-"), (down[i], NEGATIVE, "--")):
+            look = {"arrowstyle": "->", "color": colour, "linestyle": style}
             ax.annotate("", (end, row), (base[i], row), arrowprops=look)
     ax.plot(base[order], range(len(order)), "o", color=NEUTRAL, ms=4)
     # Arrows do not widen the axis by themselves.

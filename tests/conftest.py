@@ -40,9 +40,13 @@ if "STEERING_CACHE" not in os.environ:
 
 
 def pytest_terminal_summary(terminalreporter):
-    """A skipped real model is said aloud."""
+    """A skipped real model, or web site, is said aloud."""
     if LACKING:
         terminalreporter.write_line(f"The tests on the real model were skipped: {LACKING}")
+    reasons = {report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])}
+    for reason in reasons:
+        if "Sphinx" in reason:
+            terminalreporter.write_line(f"The web site was not built: {reason}")
 
 
 class NotebookScheduling(LoadFileScheduling):
