@@ -53,19 +53,31 @@ def solution(number) -> None:
 
 def find(number):
     """The exercise of that number; SteeringError if there is none."""
-    exercises, number = load_all(), str(number)  # 4.1 is as good as "4.1"
-    if number not in exercises:
-        known = ", ".join(exercises)
+    number = str(number)  # 4.1 is as good as "4.1"
+    if number not in of_notebook(number.partition(".")[0]):
+        known = ", ".join(load_all())
         raise SteeringError(f"No exercise has the number {number!r}. There are: {known}.")
-    return exercises[number]
+    return EXERCISES[number]
+
+
+def of_notebook(notebook) -> list[str]:
+    """The numbers of one notebook's exercises; only its module is imported."""
+    name = f"notebook_{notebook:0>2}"
+    if name in _modules():
+        import_module(f"{__package__}.{name}")
+    return [number for number in EXERCISES if number.partition(".")[0] == str(notebook)]
 
 
 def load_all() -> dict:
     """All exercises by number, in the order of the notebooks."""
-    for module in sorted(iter_modules(import_module(__package__).__path__), key=lambda m: m.name):
-        if module.name.startswith("notebook_"):
-            import_module(f"{__package__}.{module.name}")
+    for name in _modules():
+        import_module(f"{__package__}.{name}")
     return dict(sorted(EXERCISES.items(), key=lambda entry: list(map(int, entry[0].split(".")))))
+
+
+def _modules():
+    found = iter_modules(import_module(__package__).__path__)
+    return sorted(module.name for module in found if module.name.startswith("notebook_"))
 
 
 def _compared(exercise, answer, ticks=None):

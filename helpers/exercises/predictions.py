@@ -2,7 +2,7 @@
 
 from ..checks import SteeringError
 from . import record
-from .asking import load_all
+from .asking import of_notebook
 
 
 def predict(number, guess=...) -> None:
@@ -56,7 +56,7 @@ def score(notebook) -> None:
     kept, own = record.read(), f"{notebook}."
     guesses = [x for number, x in kept["predictions"].items() if number.startswith(own)]
     hits = sum("found" in x and x["guess"] == x["found"] for x in guesses)
-    numbers = [number for number in load_all() if number.startswith(own)]
+    numbers = of_notebook(notebook)
     solved = sum(kept["exercises"].get(number) == "right" for number in numbers)
     print(f"predictions: {len(guesses)} made, {hits} came out as you guessed")
     print(f"exercises:   {solved} of {len(numbers)} right")
