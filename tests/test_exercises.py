@@ -186,6 +186,9 @@ def test_each_notebook_has_exercises_and_ends_with_a_score():
         notebook = str(int(path.name[:2]))
         own = [number for number in ALL if number.split(".")[0] == notebook]
         assert 3 <= len(own) <= 5, path.name
+        minutes = sum(ALL[number].minutes for number in own)
+        first = "".join(notebook_of(f"{notebook}.1")[0]["source"])
+        assert f"{minutes} more for the exercises" in first, path.name
         code = [cell for cell in notebook_of(f"{notebook}.1") if cell["cell_type"] == "code"]
         assert f'score("{notebook}")' in "".join(code[-1]["source"])
 
