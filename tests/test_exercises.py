@@ -329,6 +329,24 @@ def test_code_that_only_looks_like_the_stub_is_touched():
     assert untouched(renamed, stub) and not untouched(other, stub) and not untouched(lambda: 3)
 
 
+def test_a_text_is_part_of_the_code_and_documentation_is_not():
+    def stub(x):
+        """Said."""
+        return x.split(" ")
+
+    def other(x):
+        """Said."""
+        return x.split(",")
+
+    def without(x):
+        return x.split(" ")
+
+    def text():
+        return "True"
+
+    assert untouched(without, stub) and not untouched(other, stub) and not untouched(text)
+
+
 def module_stub(x):
     return torch.stack([x])
 

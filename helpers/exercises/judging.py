@@ -83,10 +83,12 @@ def _same_code(one, other):
 
 
 def _constants(code):
-    """The numbers in some code, and the functions within it."""
+    """The numbers and texts in some code, without its documentation, and the functions within."""
     inner = [x for x in code.co_consts if hasattr(x, "co_code")]
-    plain = [x for x in code.co_consts if isinstance(x, int | float | complex)]
-    return plain, inner
+    documented = isinstance(code.co_consts[0], str) if code.co_consts else False
+    plain = [x for x in code.co_consts[documented:] if isinstance(x, int | float | complex | str)]
+    names = [x.co_name for x in inner]  # Python 3.10 keeps them as texts
+    return [x for x in plain if x not in names and "<locals>" not in str(x)], inner
 
 
 def _plain(value):
