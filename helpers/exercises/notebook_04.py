@@ -34,17 +34,32 @@ def _change(hook, model, tokenizer):
         seen.append(tensors[-1].clone())
 
     def push(module, args, output):
-        return hook(module, args, output)
+        result = hook(module, args, output)
+        if result is not None and _form(result) != _form(output):
+            raise _AnotherForm
+        return result
 
     before = blocks(model)[layer].register_forward_hook(listen)
     between = blocks(model)[layer].register_forward_hook(push)
     after = blocks(model)[layer].register_forward_hook(listen)
     try:
         model(ids)
+    except _AnotherForm:
+        return "another form"
     finally:
         for handle in (before, between, after):
             handle.remove()
     return [(seen[1] - seen[0]).float(), tensors[0].equal(seen[0])]
+
+
+class _AnotherForm(Exception):
+    """What a hook returned has not the form of the block's output."""
+
+
+def _form(output):
+    """Tuple or not, and the shape of the hidden state."""
+    hidden = output[0] if isinstance(output, tuple) else output
+    return isinstance(output, tuple), getattr(hidden, "shape", None)
 
 
 @silent.begins_with
@@ -75,7 +90,15 @@ def _in_place(module, args, output):
     hidden += 1.0
 
 
-@silent.mistake("your hook returns the number of what it adds only: return hidden plus it.")
+@silent.mistake(
+    "what it returns has another form than the block's output: `output[0]` of a bare tensor is "
+    "its first row, and the batch is gone. Take both forms in, and give the same one back."
+)
+def _first_row(module, args, output):
+    return output[0] + 1.0
+
+
+@silent.mistake("your hook returns only what it adds: return the hidden state plus it.")
 def _returns_the_step(module, args, output):
     hidden = output[0] if isinstance(output, tuple) else output
     step = torch.ones_like(hidden)
