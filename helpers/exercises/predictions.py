@@ -53,10 +53,15 @@ def compare(number, found=..., **answers) -> None:
 
 def score(notebook) -> None:
     """Print how the predictions and exercises of one notebook, such as "4", went."""
-    kept, own = record.read(), f"{notebook}."
-    guesses = [x for number, x in kept["predictions"].items() if number.startswith(own)]
+    made, hits, numbers, unsolved = tally(notebook)
+    print(f"predictions: {made} made, {hits} came out as you guessed")
+    print(f"exercises:   {len(numbers) - len(unsolved)} of {len(numbers)} right")
+
+
+def tally(notebook) -> tuple[int, int, list[str], list[str]]:
+    """Guesses made, guesses that came out, the exercises' numbers, and those not right yet."""
+    kept, numbers = record.read(), of_notebook(notebook)
+    guesses = [x for n, x in kept["predictions"].items() if n.startswith(f"{notebook}.")]
     hits = sum("found" in x and x["guess"] == x["found"] for x in guesses)
-    numbers = of_notebook(notebook)
-    solved = sum(kept["exercises"].get(number) == "right" for number in numbers)
-    print(f"predictions: {len(guesses)} made, {hits} came out as you guessed")
-    print(f"exercises:   {solved} of {len(numbers)} right")
+    unsolved = [n for n in numbers if kept["exercises"].get(n) != "right"]
+    return len(guesses), hits, numbers, unsolved
