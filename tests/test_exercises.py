@@ -305,6 +305,13 @@ def test_the_case_that_differs_is_named():
     assert difference(got, want, 1e-3) == "for y it gives 'no', and that is not so."
 
 
+def test_what_is_given_wrongly_is_named(doubled, capsys):
+    word, text = judge(doubled, doubled.right, ("no model",))
+    assert word == "can't be judged" and 'call check("99.1", your answer, model)' in text
+    check("4.2", "Because of something or other, I think.", "a", "b")
+    assert "tick by letters" in capsys.readouterr().out
+
+
 def test_an_array_is_as_good_as_a_tensor(doubled):
     word, _ = judge(doubled, lambda m, ids: (2 * m(ids).logits[0, -1]).numpy(), (new_model(),))
     assert word == "right"

@@ -24,7 +24,7 @@ def check(number, answer=..., *given) -> None:
     exercise = find(number)
     number = exercise.number
     if isinstance(exercise, Explanation):
-        outcome = _compared(exercise, answer, *given)
+        outcome = _compared(exercise, answer, given)
     else:
         outcome = judge(exercise, answer, given)
     if outcome.word in (RIGHT, NOT_YET):
@@ -80,19 +80,20 @@ def _modules():
     return sorted(module.name for module in found if module.name.startswith("notebook_"))
 
 
-def _compared(exercise, answer, ticks=None):
+def _compared(exercise, answer, given):
     """The outcome of an explanation, by the points that the reader ticks."""
     number, letters = exercise.number, "".join(exercise.points)
     if not isinstance(answer, str) or len(answer.split()) < 5:
         return Outcome(NOT_ATTEMPTED, "write a sentence or two.")
-    if ticks is None:
+    if not given:
         points = "\n".join(f"{letter}) {text}" for letter, text in exercise.points.items())
         print(f"A model answer: {textwrap.fill(exercise.answer, 88)}\nIts points:\n{points}")
         return Outcome(
             CANNOT_BE_JUDGED,
             f'which points does yours make? Tick them: check("{number}", answer, "{letters[:1]}")',
         )
-    if not isinstance(ticks, str) or set(ticks) - set(letters):
+    ticks, *more = given
+    if more or not isinstance(ticks, str) or set(ticks) - set(letters):
         return Outcome(CANNOT_BE_JUDGED, f"tick by letters, some of {letters!r}.")
     missing = [text for letter, text in exercise.points.items() if letter not in ticks]
     if missing:

@@ -28,14 +28,17 @@ def judge(exercise, answer, given) -> Outcome:
     """The outcome of an answer; whatever it hangs on a model is gone afterwards."""
     if untouched(answer, exercise.stub):
         return Outcome(NOT_ATTEMPTED, f'when you are stuck: hint("{exercise.number}")')
+    call = ", ".join([f'"{exercise.number}"', "your answer", *exercise.given])
     if len(given) != len(exercise.given):
-        call = ", ".join([f'"{exercise.number}"', "your answer", *exercise.given])
         return Outcome(CANNOT_BE_JUDGED, f"call check({call}).")
     wants_function = exercise.run is not None
     if callable(answer) != wants_function:
         wanted = "the function itself, without brackets" if wants_function else "a value"
         return Outcome(CANNOT_BE_JUDGED, f"give {wanted}, not {_kind(answer)}.")
-    want = _plain(exercise.reference(exercise.right, given))
+    try:
+        want = _plain(exercise.reference(exercise.right, given))
+    except Exception as error:  # the solution is right, so what it was given is not
+        return Outcome(CANNOT_BE_JUDGED, f"call check({call}): what you gave fails ({error}).")
     with _restored(given) as left:
         try:
             got = _plain(exercise.outcome(answer, given))
