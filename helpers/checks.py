@@ -255,7 +255,7 @@ TABLE = [
     ("vector vectors", vectors),
     ("direction", floats),
     ("raw", numbers),
-    ("raw_norm", number("a number above 0", lambda x: x > 0)),
+    ("raw_norm budget", number("a number above 0", lambda x: x > 0)),
     ("factor", number("a number but 0 (it has no direction)", lambda x: x != 0)),
     ("positive negative", activations),
     ("values scale limits shares", scores),
