@@ -303,13 +303,14 @@ def test_an_error_that_ends_in_a_full_stop_gets_no_other(doubled):
         raise SteeringError("No.")
 
     other = eval("lambda model, ids: answer(model, ids)", {"answer": answer})  # another file
-    assert judge(doubled, other, (new_model(),)).text.endswith("SteeringError: No.")
+    assert judge(doubled, other, (new_model(),)).text.endswith(": SteeringError: No.")
 
 
 def test_the_case_that_differs_is_named():
     got, want = {"x": 1, "y": "no"}, {"x": 1, "y": "yes"}
     assert difference(got, want, 1e-3) == "for y it gives 'no', and that is not so."
     assert difference({"x": 1}, {"x": torch.ones(2)}, 1e-3).startswith("for x: it gives a number")
+    assert difference({"x": None}, {"x": True}, 1e-3).endswith("is wanted: is there a return?")
 
 
 def test_ticks_may_be_written_as_one_likes(capsys):

@@ -148,7 +148,7 @@ def difference(got, want, within) -> str:
         return f"number {first + 1} of {len(want)}: {difference(got[first], want[first], within)}"
     if isinstance(want, dict) and got.keys() == want.keys():
         case = next(key for key in want if not same(got[key], want[key], within))
-        if isinstance(want[case], Tensor):
+        if isinstance(want[case], Tensor) or type(got[case]) is not type(want[case]):
             return f"for {case}: {difference(got[case], want[case], within)}"
         return f"for {case} it gives {got[case]!r}, and that is not so."
     return "it has the right form, but it is not the answer."
@@ -170,6 +170,7 @@ def _kind(value):
 def _place(error, answer):
     """What went wrong in the reader's code, and where."""
     said = traceback.format_exception_only(error)[-1].strip()
+    said = said.removeprefix(f"{type(error).__module__}.")
     file = getattr(getattr(answer, "__code__", None), "co_filename", None)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not own:

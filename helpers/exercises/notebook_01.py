@@ -32,7 +32,7 @@ def _of_some_pairs(same_length, tokenizer):
         ("It is a joy", "It is a joy for all of us"),
         ("We liked it", "We liked it"),
     ]
-    return {" / ".join(pair): same_length(tokenizer, pair) for pair in pairs}
+    return {str(pair): same_length(tokenizer, pair) for pair in pairs}
 
 
 @equally_long.solution
@@ -151,7 +151,7 @@ def _at_positions(differing, *given):
         (start, start),
     ]
     try:
-        return {f"{plus} and {minus}": differing(plus, minus) for plus, minus in lists}
+        return {f"{a} and {b}": differing([*a], [*b]) for a, b in lists}
     except ValueError as error:
         if "zip()" in str(error):
             return "stops"

@@ -264,7 +264,8 @@ sarcasm = Exercise(
     given=("scores", "score"),
     why="a score means something beside others only; a share of them travels to any model.",
     hints=(
-        "How many of the labelled sentences have a lower score, and how many are there?",
+        "How many of the labelled sentences have a lower score, and how many are there? (Do not "
+        "round.)",
         "A comparison of a tensor with a number gives True and False; .float().mean() is the "
         "share of True.",
     ),

@@ -178,11 +178,6 @@ def _none_found(model, tokenizer, prompt, vector, norm):
     return 2.05
 
 
-@smallest.mistake("that is a percentage: give the share.")
-def _a_percentage(model, tokenizer, prompt, vector, norm):
-    return 100 * smallest_share(model, tokenizer, prompt, vector, norm)
-
-
 @smallest.mistake("that is the last share that changes nothing: the next one is asked for.")
 def _one_too_few(model, tokenizer, prompt, vector, norm):
     return smallest_share(model, tokenizer, prompt, vector, norm) - 0.05
