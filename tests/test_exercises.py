@@ -24,7 +24,7 @@ from helpers.exercises import check, compare, hint, predict, record, score, solu
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
 from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
-from helpers.exercises.judging import difference, judge, untouched
+from helpers.exercises.judging import difference, judge, same, untouched
 from helpers.models import load_model
 from helpers.pairs import split
 from helpers.sweeps import sweep_texts
@@ -271,6 +271,11 @@ def test_an_error_is_named_with_its_place(doubled):
     assert "`return logits[99]`" in text and "IndexError" in text
 
 
+def test_small_numbers_of_a_list_are_measured_by_its_largest():
+    assert same([0.912, 0.088], [0.9125, 0.0875], 1e-3)
+    assert not same([0.912, 0.089], [0.9125, 0.0875], 1e-3)
+
+
 def test_forms_are_told_apart(doubled):
     model = new_model()
 
@@ -282,6 +287,7 @@ def test_forms_are_told_apart(doubled):
     assert "shape is [1" in said(lambda model, ids: model(ids).logits).text
     assert "a number, and a tensor is wanted" in said(lambda model, ids: 1).text
     assert "off by" in said(lambda model, ids: 3 * model(ids).logits[0, -1]).text
+    assert "; 1 of its 2 entries are right." in difference(torch.ones(2), torch.arange(2.0), 1e-3)
     assert (
         judge(doubled, lambda model, ids: 1, ()).text == 'call check("99.1", your answer, model).'
     )
@@ -297,12 +303,20 @@ def test_an_error_that_ends_in_a_full_stop_gets_no_other(doubled):
         raise SteeringError("No.")
 
     other = eval("lambda model, ids: answer(model, ids)", {"answer": answer})  # another file
-    assert judge(doubled, other, (new_model(),)).text.endswith("SteeringError: No.")
+    assert judge(doubled, other, (new_model(),)).text.endswith(": SteeringError: No.")
 
 
 def test_the_case_that_differs_is_named():
     got, want = {"x": 1, "y": "no"}, {"x": 1, "y": "yes"}
     assert difference(got, want, 1e-3) == "for y it gives 'no', and that is not so."
+    assert difference({"x": 1}, {"x": torch.ones(2)}, 1e-3).startswith("for x: it gives a number")
+    assert difference({"x": None}, {"x": True}, 1e-3).endswith("is wanted: is there a return?")
+
+
+def test_ticks_may_be_written_as_one_likes(capsys):
+    for ticks in ("abc", "A, b, C"):
+        check("1.4", "Because of something or other, I think.", ticks)
+        assert "1.4 right" in capsys.readouterr().out
 
 
 def test_what_is_given_wrongly_is_named(doubled, capsys):
@@ -351,7 +365,11 @@ def test_a_text_is_part_of_the_code_and_documentation_is_not():
     def text():
         return "True"
 
-    assert untouched(without, stub) and not untouched(other, stub) and not untouched(text)
+    def two():
+        return "one", "two"
+
+    assert untouched(without, stub) and not untouched(other, stub)
+    assert not untouched(text) and not untouched(two)
 
 
 def module_stub(x):

@@ -87,13 +87,14 @@ def _compared(exercise, answer, given):
         return Outcome(NOT_ATTEMPTED, "write a sentence or two.")
     if not given:
         points = "\n".join(f"{letter}) {text}" for letter, text in exercise.points.items())
-        print(f"A model answer: {textwrap.fill(exercise.answer, 88)}\nIts points:\n{points}")
-        return Outcome(
-            CANNOT_BE_JUDGED,
-            f'which points does yours make? Tick them: check("{number}", answer, "{letters[:1]}")',
-        )
+        print(textwrap.fill(f"A model answer: {exercise.answer}", 88))
+        print(f"Its points:\n{points}")
+        tick = f'check("{number}", my_words, "{letters[:1]}")'
+        return Outcome(CANNOT_BE_JUDGED, f"which points does yours make? Tick them: {tick}")
     ticks, *more = given
-    if more or not isinstance(ticks, str) or set(ticks) - set(letters):
+    if isinstance(ticks, str):
+        ticks = set(ticks.lower()) - set(" ,")  # "a, C" is as good as "ac"
+    if more or not isinstance(ticks, set) or ticks - set(letters):
         return Outcome(CANNOT_BE_JUDGED, f"tick by letters, some of {letters!r}.")
     missing = [text for letter, text in exercise.points.items() if letter not in ticks]
     if missing:

@@ -89,7 +89,8 @@ def _constants(code):
     """The numbers and texts in some code, without its documentation, and the functions within."""
     inner = [x for x in code.co_consts if hasattr(x, "co_code")]
     documented = isinstance(code.co_consts[0], str) if code.co_consts else False
-    plain = [x for x in code.co_consts[documented:] if isinstance(x, int | float | complex | str)]
+    kinds = int | float | complex | str | tuple
+    plain = [x for x in code.co_consts[documented:] if isinstance(x, kinds)]
     names = [x.co_name for x in inner]  # Python 3.10 keeps them as texts
     return [x for x in plain if x not in names and "<locals>" not in str(x)], inner
 
@@ -98,13 +99,15 @@ def _plain(value):
     """Numbers as Python's own, arrays as tensors, also inside lists."""
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
     if getattr(value, "shape", None) == ():
         return value.item()
     return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
 
 
 def same(got, want, within) -> bool:
-    """Whether two results agree: numbers about, all else exactly."""
+    """Whether two results agree: numbers about, by the largest in a list, all else exactly."""
     if isinstance(want, Tensor) or isinstance(got, Tensor):
         if not (isinstance(got, Tensor) and isinstance(want, Tensor) and got.shape == want.shape):
             return False
@@ -114,6 +117,8 @@ def same(got, want, within) -> bool:
     if _is_number(got) and _is_number(want):
         return same(torch.tensor(float(got)), torch.tensor(float(want)), within)
     if isinstance(want, list) and isinstance(got, list):
+        if got and want and all(map(_is_number, [*got, *want])):
+            return same(*(torch.tensor(list(map(float, one))) for one in (got, want)), within)
         pairs = zip(got, want, strict=False)
         return len(got) == len(want) and all(same(*pair, within) for pair in pairs)
     if isinstance(want, dict) and isinstance(got, dict):
@@ -126,12 +131,15 @@ def difference(got, want, within) -> str:
     if _is_number(got) and _is_number(want):
         return f"{float(got):.4g} is too {'large' if got > want else 'small'}."
     if type(got) is not type(want):
-        return f"it gives {_kind(got)}, and {_kind(want)} is wanted."
+        ask = ": is there a return?" if got is None else "."
+        return f"it gives {_kind(got)}, and {_kind(want)} is wanted{ask}"
     if isinstance(want, Tensor) and got.shape != want.shape:
         return f"its shape is {list(got.shape)}, and {list(want.shape)} is wanted."
     if isinstance(want, Tensor) and want.is_floating_point():
         largest = (got.double() - want.double()).abs().max().item()
-        return f"its shape is right, its values are not: one of them is off by {largest:.3g}."
+        right = sum(same(*pair, within) for pair in zip(got, want, strict=True)) if got.ndim else 0
+        some = f"; {right} of its {len(want)} entries are right" if right else ""
+        return f"its shape is right, its values are not: one is off by {largest:.3g}{some}."
     if isinstance(want, list) and len(got) != len(want):
         return f"it has {len(got)} entries, and {len(want)} are wanted."
     if isinstance(want, list):
@@ -140,6 +148,8 @@ def difference(got, want, within) -> str:
         return f"number {first + 1} of {len(want)}: {difference(got[first], want[first], within)}"
     if isinstance(want, dict) and got.keys() == want.keys():
         case = next(key for key in want if not same(got[key], want[key], within))
+        if isinstance(want[case], Tensor) or type(got[case]) is not type(want[case]):
+            return f"for {case}: {difference(got[case], want[case], within)}"
         return f"for {case} it gives {got[case]!r}, and that is not so."
     return "it has the right form, but it is not the answer."
 
@@ -152,6 +162,7 @@ def _kind(value):
     if callable(value):
         return "a function"
     names = {"str": "a text", "int": "a number", "float": "a number", "Tensor": "a tensor"}
+    names["bool"] = "True or False"
     name = type(value).__name__
     return names.get(name, "nothing" if value is None else f"a {name}")
 
@@ -159,6 +170,7 @@ def _kind(value):
 def _place(error, answer):
     """What went wrong in the reader's code, and where."""
     said = traceback.format_exception_only(error)[-1].strip()
+    said = said.removeprefix(f"{type(error).__module__}.")
     file = getattr(getattr(answer, "__code__", None), "co_filename", None)
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     if not own:

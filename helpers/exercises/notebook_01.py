@@ -32,7 +32,7 @@ def _of_some_pairs(same_length, tokenizer):
         ("It is a joy", "It is a joy for all of us"),
         ("We liked it", "We liked it"),
     ]
-    return [same_length(tokenizer, pair) for pair in pairs]
+    return {str(pair): same_length(tokenizer, pair) for pair in pairs}
 
 
 @equally_long.solution
@@ -52,8 +52,8 @@ def _characters(tokenizer, pair):
 
 
 @equally_long.mistake(
-    'what the tokenizer returns is a dictionary, and its entries are counted: ["input_ids"] is '
-    "the list of tokens."
+    "it says True of every pair: `tokenizer(…)` is a dictionary with as many entries for any "
+    'prompt, and each prompt has its own ["input_ids"], the list of its tokens.'
 )
 def _entries(tokenizer, pair):
     return len(tokenizer(pair[0])) == len(tokenizer(pair[1]))
@@ -151,7 +151,7 @@ def _at_positions(differing, *given):
         (start, start),
     ]
     try:
-        return [differing(plus, minus) for plus, minus in lists]
+        return {f"{a} and {b}": differing([*a], [*b]) for a, b in lists}
     except ValueError as error:
         if "zip()" in str(error):
             return "stops"
@@ -258,7 +258,7 @@ def _fault(my_pairs, tokenizer):
             return "lengths"
         if len(changed) != 1:
             return "several words"
-        at_the_end = changed == [len(plus) - 1]
+        at_the_end = pair.positive_tokens[-1] != pair.negative_tokens[-1]
         if at_the_end != (which == 0):
             return ("first", "second")[which]
     return "nothing"
@@ -278,8 +278,8 @@ def _one_pair():
 
 
 @own_pairs.mistake(
-    "the two prompts of a pair have different numbers of tokens: check_pairs shows which word is "
-    "cut into pieces."
+    "the two prompts of a pair have different numbers of tokens: check_pairs shows where, a word "
+    "cut into pieces or one word more."
 )
 def _different_lengths():
     return [("The music is good", "The music is not so good"), my_pairs()[1]]
@@ -294,7 +294,8 @@ def _more_words():
 
 
 @own_pairs.mistake(
-    "the first pair does not end in the exchanged word: at its last token both sides are alike."
+    "the first pair does not end in the exchanged word: at its last token, which may be a full "
+    "stop, both sides are alike."
 )
 def _first_shared():
     return [my_pairs()[1], my_pairs()[1]]

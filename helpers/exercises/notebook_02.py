@@ -32,7 +32,8 @@ def _early_and_late(output_of, model, tokenizer):
     """The outputs of a block below and of the last one, for two prompts."""
     batch = encode(model, tokenizer, SAME)
     last = len(blocks(model)) - 1
-    return [output_of(model, batch, layer) for layer in (last // 2, last)]
+    cases = {"a block in the middle": last // 2, "the last block": last}
+    return {case: output_of(model, batch, layer) for case, layer in cases.items()}
 
 
 @recording.solution
@@ -66,6 +67,11 @@ def _input(model, batch, layer):
     model(**batch)
     handle.remove()
     return kept[0]
+
+
+@recording.mistake("it reads one block, whatever `layer` says: hang the hook on that block.")
+def _always_the_middle(model, batch, layer):
+    return output_of(model, batch, len(blocks(model)) // 2)
 
 
 @recording.mistake("only the last token of each prompt is there: keep all of them.")
@@ -181,7 +187,14 @@ def _streams(model, tokenizer, pair):
 )
 def _difference_of_norms(model, tokenizer, pair):
     norms = _streams(model, tokenizer, pair)[:, :, -1].norm(dim=-1)
-    return (norms[:, 0] - norms[:, 1]).abs() / norms.mean(1)
+    return (norms[:, 0] - norms[:, 1]) / norms.mean(1)
+
+
+@arriving.mistake(
+    "the norms are subtracted, whatever the sign: subtract the vectors, then take the norm."
+)
+def _distance_of_norms(model, tokenizer, pair):
+    return _difference_of_norms(model, tokenizer, pair).abs()
 
 
 @arriving.mistake("that is the norm of the difference: divide it by the stream's own.")
@@ -200,6 +213,22 @@ def _at_the_word(model, tokenizer, pair):
 def _of_the_first(model, tokenizer, pair):
     both = _streams(model, tokenizer, pair)[:, :, -1]
     return (both[:, 0] - both[:, 1]).norm(dim=-1) / both[:, 0].norm(dim=-1)
+
+
+@arriving.mistake(
+    "divide by the mean of the two norms: yours takes the norm of the mean, which is smaller."
+)
+def _of_the_mean(model, tokenizer, pair):
+    both = _streams(model, tokenizer, pair)[:, :, -1]
+    return (both[:, 0] - both[:, 1]).norm(dim=-1) / both.mean(1).norm(dim=-1)
+
+
+@arriving.mistake(
+    "that is the pair of the map above: the function is given a pair of its own, and has to run "
+    "the model on it."
+)
+def _of_the_map(model, tokenizer, pair):
+    return arrival(model, tokenizer, ["He is a very kind person", "He is a very mean person"])
 
 
 @arriving.mistake("that is for every token: only the column of the last one is asked for.")
@@ -227,7 +256,7 @@ padded_ends = Exercise(
 
 @padded_ends.tried_by
 def _of_three_lengths(last_vectors, model, tokenizer):
-    prompts = [SAME[0], LONGER, "We liked the old house"]
+    prompts = [SAME[0], LONGER, "We liked the house."]
     return last_vectors(model, tokenizer, prompts, len(blocks(model)) // 2)
 
 
@@ -258,7 +287,7 @@ def _padded_stream(model, tokenizer, prompts, layer):
 
 
 @padded_ends.mistake(
-    "one column serves all prompts, the end of the first: each prompt ends at a place of its own."
+    "one column serves all prompts, where the first of them ends: each ends at a place of its own."
 )
 def _first_end(model, tokenizer, prompts, layer):
     stream, mask = _padded_stream(model, tokenizer, prompts, layer)
@@ -278,6 +307,14 @@ def _first_row(model, tokenizer, prompts, layer):
 def _mask_as_index(model, tokenizer, prompts, layer):
     stream, mask = _padded_stream(model, tokenizer, prompts, layer)
     return stream[torch.arange(len(prompts)), mask[:, -1]]
+
+
+@padded_ends.mistake(
+    "words are counted: a full stop is a token, too. The attention mask counts tokens."
+)
+def _by_words(model, tokenizer, prompts, layer):
+    stream, _ = _padded_stream(model, tokenizer, prompts, layer)
+    return stream[torch.arange(len(prompts)), [len(prompt.split()) - 1 for prompt in prompts]]
 
 
 @padded_ends.mistake("one token too early: a prompt of n tokens ends in column n - 1.")

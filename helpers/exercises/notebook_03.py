@@ -75,6 +75,24 @@ def _cosine(positive, negative):
     return left_out_amounts(positive, negative) / (positive - negative).norm(dim=-1)
 
 
+@left_out.mistake(
+    "each difference is given norm one before the mean: take the mean of the differences as they "
+    "are, and divide that by its norm."
+)
+def _units_first(positive, negative):
+    differences = positive - negative
+    units = differences / differences.norm(dim=-1, keepdim=True)
+    others = units.sum(0) - units
+    return (differences * others).sum(1) / others.norm(dim=-1)
+
+
+@left_out.mistake(
+    "that says which amounts are above 0: give the amounts, and the question answers itself."
+)
+def _above_0(positive, negative):
+    return left_out_amounts(positive, negative) > 0
+
+
 @left_out.mistake("that is the positive prompt alone: its projection less its partner's is meant.")
 def _positive_alone(positive, negative):
     return left_out_amounts(positive, negative) + _partner(positive, negative)
@@ -130,8 +148,8 @@ def both_signs_axis(positive, negative):
 
 
 @centred.mistake(
-    "more differences do not help, nor does it help to centre them first: PCA subtracts their "
-    "mean, and the mean is the direction."
+    "it is the same axis still: neither more of these differences nor centring or turning them "
+    "all helps, since PCA subtracts their mean, and the mean is the direction."
 )
 def _more_of_them(positive, negative):
     return pca_axis(torch.cat([positive, positive]), torch.cat([negative, negative]))
@@ -225,6 +243,12 @@ def _negative(scores, labels):
     return auc, -auc
 
 
+@auc_changes.mistake("1000 is added to the scores: the AUC is a share of couples, never above 1.")
+def _added_to_the_auc(scores, labels):
+    auc = roc_auc_score(labels, scores)
+    return auc + 1000, 1 - auc
+
+
 @auc_changes.mistake("the two answers are in the other order: first the shift, then the sign.")
 def _other_order(scores, labels):
     return shifted_and_turned(scores, labels)[::-1]
@@ -240,7 +264,8 @@ sarcasm = Exercise(
     given=("scores", "score"),
     why="a score means something beside others only; a share of them travels to any model.",
     hints=(
-        "How many of the labelled sentences have a lower score, and how many are there?",
+        "How many of the labelled sentences have a lower score, and how many are there? (Do not "
+        "round.)",
         "A comparison of a tensor with a number gives True and False; .float().mean() is the "
         "share of True.",
     ),
@@ -270,6 +295,18 @@ def _above(scores, score):
 @sarcasm.mistake("that is among the positive sentences only: take all that are labelled.")
 def _among_the_positive(scores, score):
     return share_below(scores[: len(scores) // 2], score)
+
+
+@sarcasm.mistake("that is among the negative sentences only: take all that are labelled.")
+def _among_the_negative(scores, score):
+    return share_below(scores[len(scores) // 2 :], score)
+
+
+@sarcasm.mistake(
+    "that is how far it lies between the lowest and the highest score: count the sentences below."
+)
+def _between_the_ends(scores, score):
+    return (score - scores.min()) / (scores.max() - scores.min())
 
 
 @sarcasm.mistake("that is a percentage: give the share, a number from 0 to 1.")

@@ -91,11 +91,18 @@ def _in_place(module, args, output):
 
 
 @silent.mistake(
-    "what it returns has another form than the block's output: `output[0]` of a bare tensor is "
-    "its first row, and the batch is gone. Take both forms in, and give the same one back."
+    "what it returns has another form than the block's output, which is a tuple or a bare tensor "
+    "(whose `output[0]` is its first row alone): take both forms in, and give the same one back."
 )
 def _first_row(module, args, output):
     return output[0] + 1.0
+
+
+@silent.mistake("it adds 2 to every number: 1 was added before the return already.")
+def _twice(module, args, output):
+    hidden = output[0] if isinstance(output, tuple) else output
+    hidden = hidden + 2.0
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 @silent.mistake("your hook returns only what it adds: return the hidden state plus it.")
@@ -140,8 +147,8 @@ smallest = Exercise(
     within=0.01,
     why="a threshold of the greedy word needs no seed: another reader can check your number.",
     hints=(
-        "Greedy means the likeliest next word: next_words(1), once without and once inside "
-        "`with steer(model, vector, share * scale[layer].item())`.",
+        "Greedy means the likeliest next word; next_words(1) is that word and its chance. Print it "
+        "without and inside `with steer(model, vector, share * scale[layer].item())`.",
         "Try the shares 0.05, 0.10, 0.15, … one by one, and stop at the first whose word differs.",
     ),
 )
@@ -161,6 +168,14 @@ def smallest_share(model, tokenizer, prompt, vector, norm):
 @smallest.mistake("that is a force: divide it by the typical norm, so that it travels.")
 def _a_force(model, tokenizer, prompt, vector, norm):
     return norm * smallest_share(model, tokenizer, prompt, vector, norm)
+
+
+@smallest.mistake(
+    "some share up to 2 does change it: the force that steer wants is a share times the typical "
+    "norm of the layer."
+)
+def _none_found(model, tokenizer, prompt, vector, norm):
+    return 2.05
 
 
 @smallest.mistake("that is the last share that changes nothing: the next one is asked for.")
@@ -200,7 +215,10 @@ def _texts_and_logits(make_hook, model, tokenizer):
     delta = torch.zeros(model.get_input_embeddings().weight.shape[1])
     delta[::2] = 3.0  # any direction will do
     whole = torch.cat([prompt, prompt[:, :2]], dim=1)
-    handle = blocks(model)[layer].register_forward_hook(make_hook(delta, prompt.shape[1]))
+    hook = make_hook(delta, prompt.shape[1])
+    if not callable(hook):
+        return "no hook"
+    handle = blocks(model)[layer].register_forward_hook(hook)
     try:
         once = model(whole, use_cache=False).logits[0, -3:]
         first = model(prompt, use_cache=True)
@@ -210,7 +228,7 @@ def _texts_and_logits(make_hook, model, tokenizer):
             passes.append(model(token, past_key_values=cache, use_cache=True).logits[0])
     finally:
         handle.remove()
-    return [once.float(), torch.cat(passes).float()]
+    return {"a text without the cache": once.float(), "one with it": torch.cat(passes).float()}
 
 
 @generated_only.solution
@@ -250,6 +268,70 @@ def _guards_by_length(delta, prompt_length):
         return with_hidden_state(output, hidden)
 
     return hook
+
+
+@generated_only.mistake(
+    "with the cache it is right; without it a pass that is longer than the prompt holds the "
+    "prompt, too, and yours pushes all of it."
+)
+def _pushes_long_passes(delta, prompt_length):
+    def hook(module, args, output):
+        hidden = hidden_state(output)
+        if hidden.shape[1] != prompt_length:
+            hidden = hidden + delta.to(hidden)
+        return with_hidden_state(output, hidden)
+
+    return hook
+
+
+@generated_only.mistake(
+    "with the cache it is right; without it only the newest token is pushed, and not those "
+    "generated before."
+)
+def _only_the_newest(delta, prompt_length):
+    def hook(module, args, output):
+        hidden = hidden_state(output).clone()
+        if hidden.shape[1] != prompt_length:
+            hidden[:, -1] += delta.to(hidden)
+        return with_hidden_state(output, hidden)
+
+    return hook
+
+
+@generated_only.mistake(
+    "one token too early: counted from 0, the prompt's last token stands at prompt_length - 1."
+)
+def _one_early(delta, prompt_length):
+    def hook(module, args, output):
+        hidden = hidden_state(output).clone()
+        start = 0 if hidden.shape[1] == 1 else prompt_length - 1
+        hidden[:, start:] += delta.to(hidden)
+        return with_hidden_state(output, hidden)
+
+    return hook
+
+
+@generated_only.mistake(
+    "it counts on from one text to the next: the second text begins with a prompt again."
+)
+def _counts_on(delta, prompt_length):
+    seen = [0]
+
+    def hook(module, args, output):
+        hidden = hidden_state(output).clone()
+        start = max(prompt_length - seen[0], 0)
+        seen[0] += hidden.shape[1]
+        hidden[:, start:] += delta.to(hidden)
+        return with_hidden_state(output, hidden)
+
+    return hook
+
+
+@generated_only.mistake(
+    "make_hook has to return a hook: the inner function, by its name and without brackets."
+)
+def _no_hook(delta, prompt_length):
+    make_hook(delta, prompt_length)
 
 
 @generated_only.mistake("the prompt is pushed as well: only what is generated was asked for.")

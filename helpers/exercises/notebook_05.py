@@ -54,6 +54,31 @@ def _mean_of_logs(logits, good, bad):
     return logits[good].mean() - logits[bad].mean()
 
 
+@leaning.mistake("that is the ratio of the two chances: its logarithm is missing.")
+def _ratio(logits, good, bad):
+    return my_log_odds(logits, good, bad).exp()
+
+
+@leaning.mistake(
+    "logarithms are added up: that is as if all words of a list had to come at once. Any of them "
+    "is enough, so add the chances."
+)
+def _sum_of_logs(logits, good, bad):
+    logs = logits.log_softmax(-1)
+    return logs[good].sum() - logs[bad].sum()
+
+
+@leaning.mistake("the good words are held against all other words: hold them against the bad.")
+def _against_all_others(logits, good, bad):
+    chance = logits.softmax(-1)[good].sum()
+    return (chance / (1 - chance)).log()
+
+
+@leaning.mistake("only the likeliest word of each list is counted: all of them are meant.")
+def _the_likeliest(logits, good, bad):
+    return logits[good].max() - logits[bad].max()
+
+
 @leaning.mistake("that is in bits, by log2: log-odds are in nats, by the natural logarithm.")
 def _in_bits(logits, good, bad):
     return my_log_odds(logits, good, bad) / torch.tensor(2.0).log()
@@ -127,6 +152,39 @@ def _nats(logits, ids, start):
     return mended_bits(logits, ids, start) / torch.tensor(e).log2()
 
 
+@surprised.mistake(
+    "row and token have moved together: token i is still looked up in row i, where the model has "
+    "read it. Only one of the two may move."
+)
+def _both_moved(logits, ids, start):
+    chances = logits.softmax(-1)
+    bits = [-chances[i, ids[i]].log2() for i in range(start - 1, len(ids) - 1)]
+    return sum(bits) / len(bits)
+
+
+@surprised.mistake("row and token fit now, but the last token of the prompt is counted, too.")
+def _early(logits, ids, start):
+    return mended_bits(logits, ids, start - 1)
+
+
+@surprised.mistake(
+    "row and token fit now, but the sum is divided by the tokens of the whole text: divide by the "
+    "number of those that are summed."
+)
+def _divided_by_all(logits, ids, start):
+    return mended_bits(logits, ids, start) * (len(ids) - start) / len(ids)
+
+
+@surprised.mistake("row and token fit now, but that is the sum: divide it by how many there are.")
+def _not_divided_bits(logits, ids, start):
+    return mended_bits(logits, ids, start) * (len(ids) - start)
+
+
+@surprised.mistake("row and token fit now, but a surprisal is not negative: the minus is gone.")
+def _negative(logits, ids, start):
+    return -mended_bits(logits, ids, start)
+
+
 @surprised.mistake("the tokens of the prompt are counted too, which nobody wrote for us to price.")
 def _all_tokens(logits, ids, start):
     return mended_bits(logits, ids, 1)
@@ -161,7 +219,7 @@ perplexed = Exercise(
 
 @perplexed.tried_by
 def _of_chances(answer, model, tokenizer, prompt):
-    logits, ids = _read(model, tokenizer, prompt)
+    logits, ids = _read(model, tokenizer, f"{prompt} {prompt}")
     return answer(logits.softmax(-1)[range(len(ids) - 1), ids[1:]])
 
 
@@ -177,6 +235,33 @@ def my_perplexity(chances):
 )
 def _mean_chance(chances):
     return 1 / chances.mean()
+
+
+@perplexed.mistake(
+    "that is the number for the three chances on paper: let the function work it out from any."
+)
+def _on_paper(chances):
+    return 4
+
+
+@perplexed.mistake(
+    "it divides by 3, as many as there are on paper: take the number of chances that it is given."
+)
+def _three(chances):
+    return 2 ** (-chances.log2().sum() / 3)
+
+
+@perplexed.mistake(
+    "that is the mean of 1 / p, in which a single rare token outweighs all others: take the mean "
+    "of the bits first."
+)
+def _mean_of_inverses(chances):
+    return (1 / chances).mean()
+
+
+@perplexed.mistake("it is below 1, and a die has one face at least: the minus is missing.")
+def _no_minus(chances):
+    return 1 / my_perplexity(chances)
 
 
 @perplexed.mistake("two bases are mixed: 2 to the power of nats. Keep one base throughout.")
@@ -243,14 +328,17 @@ ruled = Exercise(
 )
 
 _PULL = torch.tensor([[0.5, 1.0, 2.6], [1.5, 2.5, 4.0], [0.3, 2.1, 3.0], [0.1, 2.0, 2.4]])
-_DEARER = torch.tensor([[-0.2, 0.4, 2.0], [0.3, 0.9, 3.0], [0.1, 0.7, 0.8], [0.0, 0.6, 0.5]])
+_DEARER = torch.tensor([[-0.9, 0.4, 2.0], [0.3, 3.5, 3.0], [0.1, -0.7, 0.8], [0.0, 0.6, 0.5]])
 
 
 @ruled.tried_by
-def _place(answer, least=2.0):
+def _places(answer):
     """Row and column in two tables, made so that every mistake ends elsewhere."""
-    found = answer(_PULL.clone(), _DEARER.clone(), least)
-    return found.tolist() if hasattr(found, "tolist") else found
+    found = {least: answer(_PULL.clone(), _DEARER.clone(), least) for least in (2.0, 3.0, 4.0)}
+    return {
+        f"least = {least}": place.tolist() if hasattr(place, "tolist") else place
+        for least, place in found.items()
+    }
 
 
 @ruled.solution
@@ -280,6 +368,38 @@ def _place_in_the_rest(pull, dearer, least):
 @ruled.mistake("that setting just reaches the pull; another one reaches it, too, and is cheaper.")
 def _smallest_pull(pull, dearer, least):
     return divmod(pull.where(pull >= least, torch.inf).argmin().item(), pull.shape[1])
+
+
+@ruled.mistake("a setting that pulls just `least` is left out: at least that much was asked for.")
+def _more_than(pull, dearer, least):
+    cheapest = dearer.where(pull > least, torch.inf).argmin().item()
+    return divmod(cheapest, dearer.shape[1])
+
+
+@ruled.mistake("a setting that pulls too little is given the price 0, and wins by it.")
+def _zeros(pull, dearer, least):
+    return divmod((dearer * (pull >= least)).argmin().item(), dearer.shape[1])
+
+
+@ruled.mistake("the minus of a price is ignored: a setting that costs less than nothing is cheap.")
+def _whatever_the_sign(pull, dearer, least):
+    return my_rule(pull, dearer.abs(), least)
+
+
+@ruled.mistake("divided by the number of rows: a row is as long as there are columns.")
+def _by_rows(pull, dearer, least):
+    cheapest = dearer.where(pull >= least, torch.inf).argmin().item()
+    return divmod(cheapest, dearer.shape[0])
+
+
+@ruled.mistake("that is the place in the flattened table: the places of layer and size are wanted.")
+def _flattened(pull, dearer, least):
+    return dearer.where(pull >= least, torch.inf).argmin().item()
+
+
+@ruled.mistake("that is the dearest setting that pulls enough: the cheapest is wanted.")
+def _dearest(pull, dearer, least):
+    return divmod(dearer.where(pull >= least, -torch.inf).argmax().item(), dearer.shape[1])
 
 
 @ruled.mistake("row and column are swapped: the layer comes first.")
