@@ -27,8 +27,8 @@ BUNDLED = Path(__file__).with_name("sentiment.json")
 class Concept:
     """What makes a concept, and what measures it. The first side is the one that +v points to.
 
-    What has a default may be left empty; what measures with it then raises a SteeringError. For
-    an honest measurement no text that measures shares a contrast word with the pairs, and no test
+    What has a default may be left empty if nothing measures with it: ``need`` asks for it. For an
+    honest measurement no text that measures shares a contrast word with the pairs, and no test
     prompt is a development prompt (that one is enforced).
 
     Raises SteeringError for a text that is empty or missing, fewer than two pairs, or a prompt
