@@ -215,6 +215,14 @@ def by_name(value, name) -> dict:
     return {key: RULES[name](entry, f"{name}[{key!r}]") for key, entry in value.items()}
 
 
+def some_judge(value, name):
+    """The name of a judge, or a function that is one."""
+    if value is None:
+        mend = "give 'vader', a classifier's name or a function, to a concept as its judge=..."
+        raise SteeringError(f"There is no judge: {mend}")
+    return value if callable(value) else text(value, name)
+
+
 def trials_by_label(value) -> bool:
     """Whether this is a dict of trials, perhaps an empty one."""
     return isinstance(value, Mapping) and all(hasattr(x, "verdicts") for x in value.values())
@@ -250,7 +258,7 @@ TABLE = [
     ("strict priced other_weights", rule("True or False", lambda value: isinstance(value, bool))),
     ("xlabels ylabels", partial(listed, wanted="a list of labels")),
     ("keep draw watch", rule("a function", callable)),
-    ("by judge", lambda value, name: value if callable(value) else text(value, name)),
+    ("by judge", some_judge),
     ("other", vector),
     ("vector vectors", vectors),
     ("direction", floats),

@@ -4,7 +4,10 @@ Log-odds of the next word tell the effect; perplexity, price, repetition and a j
 whole texts.
 """
 
+import warnings
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 
 import torch
 from safetensors import SafetensorError
@@ -13,8 +16,8 @@ from torch.nn.functional import cross_entropy
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from .batches import READING, Batches
-from .checks import SteeringError, checked, finite, numbers, steered_texts, two_lists
-from .concepts import SENTIMENT
+from .checks import SteeringError, checked, finite, fitted, numbers, steered_texts, two_lists
+from .concepts import SENTIMENT, Concept
 from .hooks import change, refuse_inside_steer
 from .models import (
     context_length,
@@ -34,18 +37,27 @@ def word_ids(tokenizer, words) -> list[int]:
 
     Raises SteeringError, with the pieces, for words that are not one token in this vocabulary.
     """
-    ids, broken = [], []
+    found, broken, same = _by_token(tokenizer, words)
+    if broken:
+        raise SteeringError(f"Not one token in this vocabulary: {'; '.join(broken)}. Drop them.")
+    if same:
+        raise SteeringError(f"Two of these words are the same token: {', '.join(words)}. Drop one.")
+    return list(found)
+
+
+def _by_token(tokenizer, words):
+    """{token: word}; what is wrong with words of several tokens; with those of a token again."""
+    found, broken, same = {}, [], []
     for word in words:
         # Behind another word: some vocabularies add a space to the first one, others do not.
         _, *own = tokenizer.encode(f"a {word.strip()}", add_special_tokens=False)
-        ids += own
         if len(own) != 1:
             broken.append(f"{word} = {' + '.join(tokenizer.convert_ids_to_tokens(own))}")
-    if broken:
-        raise SteeringError(f"Not one token in this vocabulary: {'; '.join(broken)}. Drop them.")
-    if len(set(ids)) < len(ids):
-        raise SteeringError(f"Two of these words are the same token: {', '.join(words)}. Drop one.")
-    return ids
+        elif own[0] in found:
+            same.append(f"{word!r} is the same token as {found[own[0]]!r}")
+        else:
+            found[own[0]] = word
+    return found, broken, same
 
 
 @checked
@@ -55,6 +67,29 @@ def word_sides(tokenizer, concept) -> tuple[list[int], list[int]]:
     if both := set(positive) & set(negative):
         raise SteeringError(f"{tokenizer.decode(min(both))!r} stands on both sides: drop it.")
     return positive, negative
+
+
+@checked
+def usable_words(tokenizer, concept) -> Concept:
+    """The concept without the words that cannot be counted in this vocabulary.
+
+    A word is left out if it is not one token, is the same token as an earlier word of its side,
+    or stands on both sides; one warning names each with the reason. Raises SteeringError if a
+    side has none left.
+    """
+    sides = [_by_token(tokenizer, words) for words in concept.words]
+    unfit = [problem for _, broken, same in sides for problem in broken + same]
+    above, below = (found for found, *_ in sides)
+    both = above.keys() & below.keys()
+    unfit += [f"{above[token]!r} stands on both sides" for token in above if token in both]
+    kept = [[word for token, word in x.items() if token not in both] for x in (above, below)]
+    own, reasons = f"of {concept.name!r}", f"in this vocabulary: {'; '.join(unfit)}."
+    for side, words in zip(concept.sides, kept, strict=True):
+        if not words:
+            raise SteeringError(f"No {side} word {own} is usable {reasons} Give it other words.")
+    if unfit:
+        warnings.warn(f"Words {own} are left out {reasons}", stacklevel=3)
+    return replace(concept, positive_words=kept[0], negative_words=kept[1])
 
 
 @checked
@@ -275,13 +310,10 @@ def judge(texts, by="vader") -> Tensor:
     labels are named positive and negative: P(positive) - P(negative).
 
     Raises SteeringError if there is no such judge, its labels say nothing about sentiment, or a
-    callable does not return one number for each text.
+    callable fails or does not return one finite number for each text.
     """
     if callable(by):
-        verdicts = numbers(by(texts), "the judge's answer", bools=True).float()
-        if verdicts.shape != (len(texts),):
-            raise SteeringError(f"The judge gave {list(verdicts.shape)} for {len(texts)} texts.")
-        return verdicts
+        return _own_verdicts(texts, by)
     if by == "vader":
         analyse = SentimentIntensityAnalyzer().polarity_scores
         return torch.tensor([analyse(text)["compound"] for text in texts])
@@ -302,3 +334,20 @@ def judge(texts, by="vader") -> Tensor:
     judged = classify(texts, truncation=True)
     found = [{x["label"].lower(): x["score"] for x in scores} for scores in judged]
     return torch.tensor([scores["positive"] - scores["negative"] for scores in found])
+
+
+def _own_verdicts(texts, by):
+    """The numbers [text] of a callable judge; SteeringError, with its name, if it gives others."""
+    name = f"The judge {getattr(by, '__name__', type(by).__name__)}"
+    try:
+        answers = by(list(texts))
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise SteeringError(f"{name} failed on {len(texts)} texts ({problem}).") from error
+    try:
+        verdicts = fitted(answers, "answers", partial(numbers, bools=True)).float()
+    except SteeringError as error:
+        raise SteeringError(f"{name} must give one number for each text. {error}") from error
+    if verdicts.shape != (len(texts),):
+        raise SteeringError(f"{name} gave {list(verdicts.shape)} for {len(texts)} texts.")
+    return verdicts

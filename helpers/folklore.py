@@ -86,9 +86,12 @@ def trial(model, tokenizer, concept=SENTIMENT) -> Trial:
     The layers compared are at most eight, and the golden ones. The claims are the same for every
     model on which the concept's words can be counted, in the same order.
 
-    Raises SteeringError for a model of fewer than two layers, and as ``find_vectors``, ``sweep``
-    and ``sweep_texts`` do.
+    Raises SteeringError for a model of fewer than two layers, a concept without sentences,
+    unrelated prompts, requests or a judge, and as ``find_vectors``, ``sweep`` and ``sweep_texts``
+    do.
     """
+    concept.need("positive_sentences", "negative_sentences", "unrelated_prompts")
+    concept.need("positive_requests", "negative_requests", "judge")
     here = _Here(model, tokenizer, concept)
     n_layer = len(blocks(model))
     if n_layer < 2:

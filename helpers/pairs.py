@@ -6,6 +6,11 @@ from html import escape
 from .checks import SteeringError, checked
 from .tables import Table
 
+UNEQUAL = (
+    "A pair of unequal lengths is usable at the last token and as a mean over its tokens; not "
+    "position by position."
+)
+
 
 @checked
 def tokens(tokenizer, text) -> list[str]:
@@ -70,11 +75,13 @@ class PairReport(list):
         return [check.explain() for check in self if not check.match]
 
     def __repr__(self):
-        return "\n".join([repr(self._table), *[""] * bool(self._notes), *self._notes])
+        notes = ["", *self._notes, UNEQUAL] if self._notes else []
+        return "\n".join([repr(self._table), *notes])
 
     def _repr_html_(self):
-        notes = "".join(f"<pre>{escape(note)}</pre>" for note in self._notes)
-        return self._table._repr_html_() + notes
+        notes = [f"<pre>{escape(note)}</pre>" for note in self._notes]
+        notes += [f"<p>{UNEQUAL}</p>"] if notes else []
+        return "".join([self._table._repr_html_(), *notes])
 
 
 @checked

@@ -127,7 +127,7 @@ def odd_arguments(draw, right):
         if name in ("n_random", "n_shuffled", "n_orthogonal") and number is not None:
             change[name] = min(number, 3)  # a billion is right, and takes its time
         # What it raises is the caller's own.
-        if name in ("by", "keep", "watch") and callable(value):
+        if name in ("keep", "watch") and callable(value):
             change[name] = draw(st.sampled_from([lambda x: None, lambda x: x]))
     return change
 

@@ -26,6 +26,7 @@ from helpers.evaluation import (
     perplexity,
     price,
     repetition,
+    usable_words,
     word_ids,
     word_sides,
 )
@@ -88,6 +89,7 @@ GOOD = {
     ),
     "word_ids": (word_ids, {"tokenizer": TOKENIZER, "words": ["good"]}),
     "word_sides": (word_sides, {"tokenizer": TOKENIZER, "concept": SENTIMENT}),
+    "usable_words": (usable_words, {"tokenizer": TOKENIZER, "concept": SENTIMENT}),
     "log_odds": with_model(log_odds, prompts=PROMPTS, vector=V[0], force=2.0, concept=SENTIMENT),
     "balanced_prompts": with_model(balanced_prompts, concept=SENTIMENT, n=2),
     "perplexity": with_model(perplexity, prompts=PROMPTS, continuations=[" it", " a", " so"]),
@@ -361,8 +363,9 @@ BAD = [
     ("price", {"texts": PROMPTS}, r"texts must be what generate.*has its \.price already"),
     ("price", {"texts": [[[("a", "b", "c")]]]}, r"texts must be what generate.*\.price already"),
     ("sweep", {"concept": "sentiment"}, "concept must be a Concept, as load_concept"),
-    ("judge", {"by": None}, "The by is no text"),
-    ("judge", {"by": lambda texts: [math.nan] * 3}, "Every the judge's answer must be a finite"),
+    ("judge", {"by": None}, "There is no judge: give 'vader', a classifier's name or a function"),
+    ("judge", {"by": 5}, "The by is no text"),
+    ("judge", {"by": lambda texts: [math.nan] * 3}, "The judge <lambda> .*Every answer must be a"),
     # What is shown by layer
     ("compute", {"vectors": V[:2]}, "vectors has 2 entries, but tiny-gpt2 has 3 layers"),
     ("compute", {"scale": [5.0]}, "scale has 1 entries, but tiny-gpt2 has 3 layers"),
@@ -515,7 +518,9 @@ def test_the_largest_force_is_one_whose_square_a_float_can_hold():
 def test_every_parameter_that_has_a_rule_is_checked_in_every_module():
     import helpers.checks as checks
     from helpers import activations, directions, evaluation, generation, pairs, statistics, sweeps
+    from helpers.pair_files import read_pairs
 
+    assert hasattr(read_pairs, "__wrapped__")
     inner = {"seed_list", "check_fit"}
     for module in (activations, directions, evaluation, generation, pairs, statistics, sweeps):
         for name, function in vars(module).items():

@@ -1,5 +1,7 @@
 import math
+import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from helpers.evaluation import (
     price,
     repetition,
     surprisal,
+    usable_words,
     word_ids,
     word_sides,
 )
@@ -67,6 +70,54 @@ def test_words_of_several_tokens_are_named_with_their_pieces():
         pieces = tokenizer().tokenize(" " + word)
         assert len(pieces) > 1 and f"{word} = {' + '.join(pieces)}" in str(error.value)
     assert "good =" not in str(error.value)
+
+
+def test_words_that_cannot_be_counted_are_left_out_with_their_reasons():
+    own = replace(
+        SENTIMENT,
+        positive_words=["good", "zzyzx", " nice", "fun", "nice", "best"],
+        negative_words=["bad", " fun", "flabbergasting", " best", "worse"],
+    )
+    with pytest.warns(UserWarning) as caught:
+        found = usable_words(tokenizer(), own)
+    assert found.words == (["good", " nice"], ["bad", "worse"])
+    assert found.dev_prompts == own.dev_prompts and len(own.positive_words) == 6
+    assert word_sides(tokenizer(), found) == word_sides(
+        tokenizer(), replace(own, positive_words=["good", "nice"], negative_words=["bad", "worse"])
+    )
+    [warning] = caught
+    assert warning.filename == __file__  # it points to the caller
+    pieces = {word: " + ".join(tokenizer().tokenize(f" {word}")) for word in own.negative_words}
+    for part in (
+        "Words of 'sentiment' are left out in this vocabulary: zzyzx = ",
+        "; 'nice' is the same token as ' nice'; ",
+        f"; flabbergasting = {pieces['flabbergasting']}; ",
+        "; 'fun' stands on both sides; 'best' stands on both sides.",
+    ):
+        assert part in str(warning.message)
+    assert "good" not in str(warning.message) and "worse" not in str(warning.message)
+
+
+def test_usable_words_stay_as_they_are_without_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert usable_words(tokenizer(), SENTIMENT).words == SENTIMENT.words
+
+
+@pytest.mark.parametrize(
+    ("negative", "reason"),
+    [
+        (["zzyzx", "flabbergasting"], "zzyzx = .*; flabbergasting = "),
+        ([" good"], "'good' stands on both sides"),
+    ],
+)
+def test_a_side_without_a_usable_word_is_refused(negative, reason):
+    own = replace(SENTIMENT, negative_words=negative, sides=["warm", "cold"])
+    expected = (
+        f"No cold word of 'sentiment' is usable in this vocabulary: {reason}.*Give it other words"
+    )
+    with pytest.raises(SteeringError, match=expected):
+        usable_words(tokenizer(), own)
 
 
 # -- Log-odds
@@ -442,18 +493,71 @@ def test_a_judge_of_one_s_own_is_asked_for_all_texts_at_once(kind):
     assert found.tolist() == [5, 1, 10] and found.dtype == torch.float32
 
 
+def giving(answer):
+    """A judge that gives always this."""
+
+    def my_judge(texts):
+        return answer
+
+    return my_judge
+
+
 @pytest.mark.parametrize(
-    ("answer", "shape"), [([1.0], r"\[1\]"), (2.0, r"\[\]"), ([[1.0]] * 3, r"\[3, 1\]")]
+    ("answer", "shape"),
+    [([1.0], r"\[1\]"), ([1.0] * 4, r"\[4\]"), (2.0, r"\[\]"), ([[1.0]] * 3, r"\[3, 1\]")],
 )
 def test_a_judge_that_does_not_give_a_number_for_each_text_is_refused(answer, shape):
-    with pytest.raises(SteeringError, match=f"The judge gave {shape} for 3 texts"):
-        judge(TAILS, by=lambda texts: answer)
+    with pytest.raises(SteeringError, match=f"The judge my_judge gave {shape} for 3 texts"):
+        judge(TAILS, by=giving(answer))
 
 
-@pytest.mark.parametrize("answer", [None, "good", ["good"] * 3, [1.0, None, 2.0]], ids=str)
-def test_a_judge_that_gives_no_numbers_is_refused(answer):
-    with pytest.raises(SteeringError):
-        judge(TAILS, by=lambda texts: answer)
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (None, "answers must be numbers: .*got None"),
+        ("good", "answers must be numbers: .*got 'good'"),
+        (["good"] * 3, "answers must be numbers"),
+        ([1.0, None, 2.0], "answers must be numbers"),
+        ({"a": 1.0}, "answers must be numbers"),
+        ([1.0, math.nan, 2.0], "Every answer must be a finite number, got nan"),
+        (torch.tensor([1.0, math.nan, 2.0]), "Every answer must be a finite number, got nan"),
+        ([1.0, math.inf, 2.0], "Every answer must be a finite number, got inf"),
+        (torch.ones(3, device="meta"), "answers cannot be read"),
+    ],
+    ids=str,
+)
+def test_a_judge_that_gives_no_numbers_is_refused(answer, message):
+    expected = f"The judge my_judge must give one number for each text. {message}"
+    with pytest.raises(SteeringError, match=expected):
+        judge(TAILS, by=giving(answer))
+
+
+@pytest.mark.parametrize("problem", [KeyError("tone"), ZeroDivisionError("by zero")], ids=repr)
+def test_what_goes_wrong_in_a_judge_is_the_cause(problem):
+    def my_judge(texts):
+        raise problem
+
+    class Judge:
+        __call__ = staticmethod(my_judge)
+
+    for by, name in ((my_judge, "my_judge"), (Judge(), "Judge"), (partial(my_judge), "partial")):
+        with pytest.raises(SteeringError, match=f"The judge {name} failed on 3 texts") as error:
+            judge(TAILS, by)
+        assert error.value.__cause__ is problem
+        assert f"({type(problem).__name__}: {problem})" in str(error.value)
+
+
+def test_a_judge_cannot_change_the_texts_and_an_interrupt_passes():
+    texts = list(TAILS)
+    with pytest.raises(SteeringError, match=r"gave \[0\] for 3 texts"):
+        judge(texts, by=lambda texts: texts.clear() or [])
+    assert texts == TAILS
+
+    def interrupted(texts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(TAILS, by=interrupted)
 
 
 def test_a_judge_in_a_format_that_can_run_code_is_refused(tmp_path):

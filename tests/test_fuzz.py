@@ -23,6 +23,7 @@ from helpers.directions import METHODS, SteeringVector, cosines
 from helpers.evaluation import judge, word_ids
 from helpers.generation import SteeredText
 from helpers.models import SteeringError, load_model, some_layers
+from helpers.pair_files import read_pairs
 from helpers.plots import heatmap
 from helpers.statistics import mean_with_interval
 from helpers.sweeps import sweep, sweep_texts
@@ -43,6 +44,12 @@ def with_setting(**given):
     return function(**others | {"setting": replace(SETTING, **given)})
 
 
+OWN = """
+positive_words = ["high"]
+negative_words = ["low"]
+dev_prompts = ["We"]
+test_prompts = ["So"]
+"""
 OF_MODEL = {"model": MODEL, "other_weights": False}
 CALLS = {
     **{name: call for name, call in GOOD.items() if name != "LayerExplorer"},
@@ -53,7 +60,11 @@ CALLS = {
     "Setting": (with_setting, given_by(SETTING)),
     "Concept": (partial(replace, SENTIMENT), given_by(SENTIMENT)),
     "SteeringVector": (SteeringVector, given_by(V[0])),
-    "load_concept": (load_concept, {"source": "sentiment"}),
+    "load_concept": (
+        load_concept,
+        {"source": "own.toml", "pairs": "pairs.csv", "judge": "vader", "sides": ["up", "down"]},
+    ),
+    "read_pairs": (read_pairs, {"path": "pairs.csv", "sides": ["up", "down"]}),
     "load_model": (load_model, {"name": "pocket", "device": "cpu", "dtype": "float32"}),
     "choose": (choice.choose, {"swept": SWEPT, "written": WRITTEN, "limit": 1e9}),
     "search": (
@@ -117,6 +128,8 @@ def check_result(result, nan):
 def test_an_odd_argument_gives_a_result_or_a_steering_error(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     V[0].save("right")
+    Path("own.toml").write_text(OWN)
+    Path("pairs.csv").write_text("up,down\nWe rise,We fall\nSo high,So low\n")
     search(partial(check_call, name), odd_arguments(CALLS[name][1]), share=0.7 / len(CALLS))
 
 

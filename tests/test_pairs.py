@@ -22,12 +22,13 @@ def test_the_sentiment_pairs_all_match_on_the_bundled_tokenizer():
 
 def test_report_shows_a_table_and_where_lengths_part():
     report = check_pairs(tokenizer(), [PAIRS[0], UNEQUAL])
-    head, rule, first, second, blank, *note = str(report).splitlines()
+    head, rule, first, second, blank, *note, use = str(report).splitlines()
     assert head.split() == ["Positive", "Negative", "Match?"]
     assert set(rule) == {"-"} and not blank
     assert first.startswith(PAIRS[0][0]) and first.endswith("True (6 vs 6)")
     assert second.startswith(UNEQUAL[0]) and second.endswith(report[1].verdict)
     assert note[0] == f"{report[1].verdict}, different from position 3 on"
+    assert "last token" in use and "mean" in use and "not position by position" in use
     assert report.valid == PAIRS[:1]
     assert report[0].match and not report[1].match
     assert report[1].positive_tokens == tokens(tokenizer(), UNEQUAL[0])
@@ -40,9 +41,11 @@ def test_report_says_the_same_in_html_and_escapes_it():
     assert html.count("<tr>") == 3 and html.count("<pre>") == 1
     assert "True (6 vs 6)" in html and PAIRS[0][0] in html
     assert "&lt;b&gt;food" in html and "<b>" not in html
-    note = html.split("<pre>")[1]
+    note, use = html.split("<pre>")[1].split("</pre>")
+    assert use.startswith("<p>A pair of unequal lengths is usable at the last token")
     assert "different from position" in note and "&lt; | b | &gt;" in note
-    assert "<pre>" not in check_pairs(tokenizer(), PAIRS)._repr_html_()
+    equal = check_pairs(tokenizer(), PAIRS)
+    assert equal._repr_html_() == equal._table._repr_html_() and repr(equal) == repr(equal._table)
 
 
 def test_lengths_that_differ_are_refused_if_strict_with_both_token_lists():
