@@ -77,7 +77,9 @@ def calibrate(model, tokenizer, vectors, budget=0.25, texts=ORDINARY) -> Calibra
         evaluations += 1
     forces = (signs * search.force).where(search.found, torch.nan)
     return _with_warning(
-        Calibration(forces.view(-1, 2), damage.view(len(vectors), 2, -1), vectors, budget, evaluations)
+        Calibration(
+            forces.view(-1, 2), damage.view(len(vectors), 2, -1), vectors, budget, evaluations
+        )
     )
 
 

@@ -145,6 +145,13 @@ def scores(value, name) -> np.ndarray:
     return found.detach().numpy() if found.ndim == 1 else refuse(value, name, "a list of numbers")
 
 
+def up_and_down(value, name) -> Tensor:
+    """Two numbers, one for either sign, or a table of them [layer, 2]."""
+    found = numbers(value, name)
+    fits = found.ndim in (1, 2) and found.shape[-1] == 2
+    return found if fits else refuse(value, name, "a table [layer, 2] of shares, up and down")
+
+
 def floats(value, name) -> Tensor:
     """A tensor or an array of floating-point numbers; becomes a tensor."""
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
@@ -247,8 +254,6 @@ TABLE = [
     ("tokenizer", rule("the second of model, tokenizer = load_model(...)", "batch_decode")),
     ("concept", rule("a Concept, as load_concept(...) gives", "dev_prompts")),
     ("setting", rule("a Setting", "vector_name")),
-    ("swept", rule("a Sweep, as sweep(...) gives", "effect")),
-    ("written", rule("a TextSweep, as sweep_texts(...) gives", "texts")),
     ("result", rule("a Result, as compute(...) gives", "log_odds")),
     ("found", rule("an Estimate, as mean_with_interval(...) gives", "low")),
     ("trials", rule("a dict such as {'pocket': trial(...)}", trials_by_label)),
@@ -266,7 +271,8 @@ TABLE = [
     ("raw_norm budget", number("a number above 0", lambda x: x > 0)),
     ("factor", number("a number but 0 (it has no direction)", lambda x: x != 0)),
     ("positive negative", activations),
-    ("values scale limits shares", scores),
+    ("values scale shares", scores),
+    ("limits", up_and_down),
     ("force forces", forces),
     ("layer", whole),
     ("layers", several(whole, "a list of layers")),

@@ -57,11 +57,11 @@ class Explorer:
 
     @checked(vectors=by_name)
     def __init__(
-        self, model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0, prompt=None
+        self, model, tokenizer, vectors, concept=SENTIMENT, limits=None, budget=0.25, prompt=None
     ):
         check_layers(model, **vectors, **({} if limits is None else {"limits": limits}))
         self.scale = typical_norm(model, tokenizer, concept).tolist()
-        self.limits, self.line = limits, line
+        self.limits, self.budget = limits, budget
         self.result, self._quiet, self._scheduled = None, True, False
 
         @lru_cache(maxsize=500)
@@ -142,8 +142,8 @@ class Explorer:
         try:
             self.result, self.chart.value, code = self._answer(setting)
             self.chart.layout.visibility = "visible"
-            limit = None if self.limits is None else float(self.limits[setting.layer])
-            sentence = write_sentence(self.result, limit, self.line)
+            limits = None if self.limits is None else self.limits[setting.layer]
+            sentence = write_sentence(self.result, limits, self.budget)
             self.sentence.value = _message(sentence, "status")
             self.texts.value = write_texts(self.result)
             self.code.value = f"<pre style='white-space:pre-wrap'>{escape(code)}</pre>"
@@ -254,7 +254,7 @@ class Explorer:
             pass  # it stands in the panel; others go to the kernel's log too
 
 
-def explore(model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0, prompt=None):
+def explore(model, tokenizer, vectors, concept=SENTIMENT, limits=None, budget=0.25, prompt=None):
     """Show the panel, and return it: an ``Explorer``.
 
     Parameters
@@ -264,13 +264,13 @@ def explore(model, tokenizer, vectors, concept=SENTIMENT, limits=None, line=2.0,
         returns it; a single vector is added at whichever layer is chosen.
     concept : Concept
         Whose words the log-odds count, and whose development prompts are offered.
-    limits : sequence of float, optional
-        For each layer the share of its typical norm beyond which to warn that more than one text
-        in twenty costs over ``line`` bits per token.
+    limits : Tensor [layer, 2], optional
+        For each layer the shares of its typical norm, up and down, that cost the ``budget`` of
+        damage (``calibrate``): beyond them the panel warns that texts begin to break.
     prompt : str, optional
         To begin with; default: the development prompt whose log-odds are closest to 0.
     """
-    panel = Explorer(model, tokenizer, vectors, concept, limits, line, prompt)
+    panel = Explorer(model, tokenizer, vectors, concept, limits, budget, prompt)
     show_widget(panel.widget, "Steering explorer: run this cell for its sliders.")
     return panel
 

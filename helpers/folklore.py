@@ -11,6 +11,7 @@ from torch import Tensor
 
 from . import plots
 from .activations import residual_stream, typical_norm
+from .calibration import calibrate
 from .checks import SteeringError, checked
 from .concepts import SENTIMENT, Concept
 from .directions import METHODS, SteeringVector, cosines, find_vectors
@@ -19,7 +20,7 @@ from .models import blocks, encode, model_name, some_layers
 from .pairs import split
 from .statistics import Estimate, mean_with_interval
 from .steering import steer
-from .sweeps import sweep, sweep_damage, sweep_texts
+from .sweeps import sweep, sweep_texts
 from .tables import Table
 
 SAYINGS = [
@@ -54,7 +55,7 @@ class Trial:
     golden: list[int]  # the layers that stand where 7 and 8 stand among 12
     rival: int  # the best of the others, chosen on the development prompts
     layers: list[int]  # those that were compared
-    equal: list[float]  # by compared layer: typical norms that cost what is ALLOWED
+    equal: list[list[float]]  # by compared layer: typical norms, up and down, that cost ALLOWED
     pull: list[Estimate]  # by compared layer: nats at that force; NaN where no force costs as much
     verdicts: list[Verdict]
 
@@ -164,34 +165,18 @@ def _interval(value, draws) -> Estimate:
 # -- 1 · Layers 7 and 8 are golden
 
 
-def _equal_damage(lost, shares) -> np.ndarray:
-    """The share of the norm [layer] that costs what is allowed; NaN if the largest costs less.
-
-    ``lost`` [layer, share, sentence] are bits per token. Damage grows about with the square of a
-    small force, so its root is interpolated.
-    """
-    roots = np.pad(lost.mean(-1).clip(0).sqrt().numpy(), [(0, 0), (1, 0)])
-    shares = np.r_[0, shares]
-    return np.array([np.interp(ALLOWED**0.5, root, shares, right=np.nan) for root in roots])
-
-
 def _golden_layers(here):
     concept, golden = here.concept, here.golden
     layers = sorted({*some_layers(here.model, 8), *golden})
-    vectors, scale = [here.vectors[i] for i in layers], here.scale[layers]
-    shares = torch.tensor([0.2, 0.5])
-    signed = torch.cat([shares, -shares]) * scale[:, None]
-    lost = sweep_damage(*here.both, concept.sentences[::3], vectors, signed)
-    lost = (lost[:, : len(shares)] + lost[:, len(shares) :]) / 2  # [layer, share, sentence]
-    equal = _equal_damage(lost, shares)
-
-    sizes = (torch.from_numpy(equal).nan_to_num(1e-3).float() * scale)[:, None]
+    equal = calibrate(*here.both, [here.vectors[i] for i in layers], ALLOWED)
+    lost, reached = equal.damage.numpy(), equal.reached[:, None, None]
+    where = equal.vectors, equal.forces.nan_to_num(0.0), concept
     on_dev, on_test = (
-        here.pulls(prompts, vectors, sizes)[:, 0].numpy()
+        sweep(*here.both, prompts, *where).effect.where(reached, torch.nan).numpy()
         for prompts in (concept.dev_prompts, concept.test_prompts)
-    )
-    tried = np.where(np.isnan(equal), -np.inf, on_dev.mean(-1))
-    tried[[layers.index(layer) for layer in golden]] = -np.inf
+    )  # [layer, up and down, prompt]
+    tried = (on_dev[:, 0] - on_dev[:, 1]).mean(-1) / 2
+    tried[np.isnan(tried) | np.isin(layers, golden)] = -np.inf
     rival = int(tried.argmax())
 
     rng = np.random.default_rng(0)
@@ -199,9 +184,11 @@ def _golden_layers(here):
     for _ in range(500):  # sentences and prompts are drawn anew
         some = rng.integers(0, on_test.shape[-1], on_test.shape[-1])
         read = rng.integers(0, lost.shape[-1], lost.shape[-1])
-        moved = _equal_damage(lost[..., read], shares) / equal
-        drawn.append(on_test[:, some].mean(-1) * moved)
-    drawn, found = np.array(drawn), on_test.mean(-1) + 0 * equal  # NaN stays NaN
+        # Damage grows about with the square of the force, the effect in proportion to it.
+        room = (ALLOWED / lost[..., read].mean(-1).clip(ALLOWED / 16)) ** 0.5
+        up, down = (on_test[..., some].mean(-1) * room).T
+        drawn.append((up - down) / 2)
+    drawn, found = np.array(drawn), (on_test[:, 0] - on_test[:, 1]).mean(-1) / 2
 
     verdicts = []
     for place, layer in zip((7, 8), golden, strict=True):
@@ -209,8 +196,8 @@ def _golden_layers(here):
         margin = _interval(found[i] - found[rival], drawn[:, i] - drawn[:, rival])
         verdicts.append(rule(f"1 · layer {place}/12 beats the best other", margin, above=0))
     pull = [_interval(found[i], drawn[:, i]) for i in range(len(layers))]
-    kept = {"rival": layers[rival], "layers": layers, "equal": equal.tolist(), "pull": pull}
-    return verdicts, kept
+    shares = (equal.forces / here.scale[layers, None]).tolist()
+    return verdicts, {"rival": layers[rival], "layers": layers, "equal": shares, "pull": pull}
 
 
 # -- 2 · Short symmetric pairs give purer vectors

@@ -35,19 +35,20 @@ class Sweep:
     prompts: list[str]
 
     @property
-    def sizes(self) -> Tensor:
-        """The forces that were tried with either sign, smallest first: [vector, size]."""
-        return _opposites(self.forces)[2]
-
-    @property
     def pull(self) -> Tensor:
         """Half of (up minus down) for each size of the force: [vector, size, prompt], in nats.
 
-        One number a prompt for both directions; what a push does whatever its sign cancels.
-        Raises SteeringError unless every force was tried with either sign.
+        Sizes in ascending order. One number a prompt for both directions; what a push does whatever
+        its sign cancels. Raises SteeringError unless every force was tried with either sign.
         """
-        up, down = _by_sign(self.effect, self.forces)
-        return (up - down) / 2
+        forces, order = self.forces.sort(dim=1)
+        n, width = int((forces > 0).sum(1).max()), forces.shape[1]
+        up, down, rest = forces[:, width - n :], forces[:, :n].flip(1), forces[:, n : width - n]
+        if not n or not (up > 0).all() or not torch.allclose(up, -down) or bool(rest.any()):
+            raise SteeringError("A pull needs every force with either sign: give [force, -force].")
+        rows = torch.arange(len(forces))[:, None]
+        moved = self.effect[rows, order]
+        return (moved[:, width - n :] - moved[:, :n].flip(1)) / 2
 
     @property
     def wrong_way(self) -> Tensor:
@@ -69,39 +70,9 @@ class TextSweep:
     forces: Tensor  # [vector, force]
     prompts: list[str]
 
-    @property
-    def dearer(self) -> Tensor:
-        """Mean price over prompts of the dearer of both signs: [vector, size], in bits.
-
-        Sizes as in ``Sweep``. Raises SteeringError unless every force has its opposite, or if the
-        texts were not priced.
-        """
-        if self.price is None:
-            raise SteeringError("These texts have no price: sweep_texts(..., priced=True) adds it.")
-        up, down = _by_sign(self.price.nanmean(-1), self.forces)
-        return torch.maximum(up, down)
-
     def __repr__(self):
         shape = (*self.forces.shape, len(self.prompts))
         return "TextSweep({} vectors × {} forces × {} prompts)".format(*shape)
-
-
-def _opposites(forces):
-    """Where +size and −size stand among the forces, and the sizes: three times [vector, size]."""
-    ordered, order = forces.sort(dim=1)
-    n = int((ordered > 0).sum(1).max())
-    up, down = ordered[:, ordered.shape[1] - n :], ordered[:, :n].flip(1)
-    rest = ordered[:, n : ordered.shape[1] - n]
-    if not n or not (up > 0).all() or not torch.allclose(up, -down) or bool(rest.any()):
-        raise SteeringError("A pull needs every force with either sign: give [force, -force].")
-    return order[:, order.shape[1] - n :], order[:, :n].flip(1), up
-
-
-def _by_sign(values, forces):
-    """What belongs to +size and to −size: [vector, force, …] to twice [vector, size, …]."""
-    up, down, _ = _opposites(forces)
-    rows = torch.arange(len(forces))[:, None]
-    return values[rows, up], values[rows, down]
 
 
 @checked

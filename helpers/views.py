@@ -107,11 +107,11 @@ def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT, watch=
 
 
 @checked
-def write_sentence(result, limit=None, line=2.0) -> str:
+def write_sentence(result, limits=None, budget=0.25) -> str:
     """The result in words.
 
-    With a warning if the share is beyond ``limit`` to either side, where more than one text in
-    twenty costs over ``line`` bits per token.
+    With a warning if the share is beyond its side of ``limits`` (up, down), the shares that cost
+    the ``budget`` of damage.
     """
     s = result.setting
     if s.force == 0:
@@ -122,11 +122,13 @@ def write_sentence(result, limit=None, line=2.0) -> str:
         f"Layer {s.layer}, force {s.force:+g}, which is {abs(result.share):.2f} typical norms: "
         f"log-odds from {before:+.1f} to {after:+.1f}, a change of {after - before:+.1f}; {cost}."
     )
-    if limit is not None and round(abs(result.share), 2) > round(limit, 2):
-        sentence += (
-            f" Beyond {limit:.2f} norms more than one text in twenty costs over {line:g} bits at "
-            "this layer."
-        )
+    if limits is not None:
+        limit = abs(limits[0 if s.force > 0 else 1].item())
+        if round(abs(result.share), 2) > round(limit, 2):
+            sentence += (
+                f" Beyond {limit:.2f} norms this layer loses more than {budget:g} bits per token "
+                "when it reads: texts begin to break."
+            )
     return sentence
 
 

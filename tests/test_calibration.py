@@ -54,7 +54,9 @@ def test_the_force_is_that_of_a_fine_grid_on_a_real_model():
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma2"])
 def test_on_a_random_model_the_force_is_that_of_a_fine_grid(family):
     model = tiny_model(family)
-    vectors = [make_vector(layer, seed=seed, model_name="") for layer in range(3) for seed in (0, 1)]
+    vectors = [
+        make_vector(layer, seed=seed, model_name="") for layer in range(3) for seed in (0, 1)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where no force costs as much
         found = calibrate(model, tokenizer(), vectors, 0.5, TEXTS)
@@ -71,9 +73,7 @@ def test_the_damage_is_that_of_the_forces():
         found = calibrate(tiny_model(), tokenizer(), vectors, 0.5, TEXTS)
     reached = found.reached
     assert reached.any()
-    expected = sweep_damage(
-        tiny_model(), tokenizer(), TEXTS, vectors, found.forces.nan_to_num(0.0)
-    )
+    expected = sweep_damage(tiny_model(), tokenizer(), TEXTS, vectors, found.forces.nan_to_num(0.0))
     torch.testing.assert_close(found.damage[reached], expected[reached], atol=1e-4, rtol=0)
     off = found.damage[reached].mean(-1) / 0.5 - 1
     assert off.abs().max() <= TOLERANCE

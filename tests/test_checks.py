@@ -16,6 +16,8 @@ import torch
 
 from helpers.activations import capture, residual_stream, typical_norm
 from helpers.batches import Batches
+from helpers.calibration import calibrate
+from helpers.choice import choose
 from helpers.concepts import SENTIMENT
 from helpers.directions import SteeringVector, cosines, find_vectors, mean_difference, pca, probe
 from helpers.evaluation import (
@@ -105,6 +107,8 @@ GOOD = {
         sweep_texts, prompts=PROMPTS, vectors=V, forces=[1.0], max_new_tokens=2, priced=False,
         seed=0, batch_tokens=8192,
     ),
+    "calibrate": with_model(calibrate, vectors=V, budget=0.5, texts=["We", "They like it"]),
+    "choose": with_model(choose, vectors=V, budget=0.5, concept=SENTIMENT),
     "mean_with_interval": alone(mean_with_interval, values=[1.0, 2.0], confidence=0.9, seed=0),
     "auc_with_interval": alone(
         auc_with_interval, positive=[1.0, 2.0], negative=[0.0, 1.0], confidence=0.9
@@ -116,7 +120,7 @@ GOOD = {
     "completions": with_model(
         completions, prompt="We", vectors=V, layers=[0], shares=[0.1], scale=SCALE
     ),
-    "Explorer": with_model(Explorer, vectors={"a": V}, prompt="We", limits=SCALE, line=2.0),
+    "Explorer": with_model(Explorer, vectors={"a": V}, prompt="We", limits=[[1.0, 2.0]] * 3, budget=0.25),
     "LayerExplorer": alone(LayerExplorer, draw=print, n_layer=3),
     "Batches": alone(Batches, tokens=5),
     "from_raw": alone(
@@ -381,7 +385,7 @@ BAD = [
     ("Explorer", {"vectors": V}, "vectors must be a dict such as"),
     ("Explorer", {"vectors": {"a": 5}}, r"vectors\['a'\] must be a SteeringVector .*got 5"),
     ("Explorer", {"vectors": {"a": V[:2]}}, "a has 2 entries, but tiny-gpt2 has 3 layers"),
-    ("Explorer", {"limits": [1.0]}, "limits has 1 entries, but tiny-gpt2 has 3 layers"),
+    ("Explorer", {"limits": [[1.0, 1.0]]}, "limits has 1 entries, but tiny-gpt2 has 3 layers"),
     ("Explorer", {"line": "a"}, "line must be a finite number"),
 ]
 

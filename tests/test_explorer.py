@@ -55,7 +55,7 @@ def computed(monkeypatch):
 
 @pytest.fixture
 def panel(computed):
-    made = Explorer(tiny_model(), tokenizer(), VECTORS, limits=[0.5, 0.5, 0.5])
+    made = Explorer(tiny_model(), tokenizer(), VECTORS, limits=[[0.5, 0.5]] * 3)
     computed.clear()
     return made
 
@@ -274,14 +274,19 @@ def test_a_panel_is_that_of_its_concept():
     assert panel.result.log_odds == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_panel_warns_beyond_the_limit_of_its_layer_and_names_the_line():
-    panel = Explorer(tiny_model(), tokenizer(), VECTORS, limits=[9, 9, 0.2], line=1.5)
+def test_a_panel_warns_beyond_the_limit_of_its_layer_and_sign_and_names_the_budget():
+    limits = [[9, 9], [9, 9], [0.2, 0.3]]
+    panel = Explorer(tiny_model(), tokenizer(), VECTORS, limits=limits, budget=0.5)
     panel.force.value = 0.25 * panel.scale[START]
-    warning = "Beyond 0.20 norms more than one text in twenty costs over 1.5 bits"
+    warning = "Beyond 0.20 norms this layer loses more than 0.5 bits per token when it reads"
     assert warning in Page(panel.sentence.value).text
     panel.layer.value = 0
     assert "Beyond" not in panel.sentence.value
     panel.layer.value = START
+    panel.force.value = -0.25 * panel.scale[START]
+    assert "Beyond" not in panel.sentence.value
+    panel.force.value = -0.35 * panel.scale[START]
+    assert "Beyond 0.30 norms" in panel.sentence.value
     panel.force.value = 0.15 * panel.scale[START]
     assert "Beyond" not in panel.sentence.value
 

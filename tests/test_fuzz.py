@@ -17,7 +17,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from helpers import choice
 from helpers.concepts import SENTIMENT, load_concept
 from helpers.directions import METHODS, SteeringVector, cosines
 from helpers.evaluation import judge, word_ids
@@ -26,7 +25,6 @@ from helpers.models import SteeringError, load_model, some_layers
 from helpers.pair_files import read_pairs
 from helpers.plots import heatmap
 from helpers.statistics import mean_with_interval
-from helpers.sweeps import sweep, sweep_texts
 from test_checks import BLOCKS, GOOD, MODEL, SETTING, TOKENIZER, V
 from tiny_models import PROMPTS, hooks, logits_of, make_vector, token_ids
 
@@ -35,8 +33,6 @@ from odd_values import given_by, odd_arguments, search  # noqa: E402
 
 IDS = token_ids(PROMPTS[1])
 BEFORE, HOOKS = logits_of(MODEL, IDS), hooks(MODEL)
-SWEPT = sweep(MODEL, TOKENIZER, PROMPTS, V, [-1.0, 1.0])
-WRITTEN = sweep_texts(MODEL, TOKENIZER, PROMPTS, V, [-1.0, 1.0], max_new_tokens=2)
 
 
 def with_setting(**given):
@@ -66,17 +62,6 @@ CALLS = {
     ),
     "read_pairs": (read_pairs, {"path": "pairs.csv", "sides": ["up", "down"]}),
     "load_model": (load_model, {"name": "pocket", "device": "cpu", "dtype": "float32"}),
-    "choose": (choice.choose, {"swept": SWEPT, "written": WRITTEN, "limit": 1e9}),
-    "search": (
-        choice.search,
-        {
-            "model": MODEL,
-            "tokenizer": TOKENIZER,
-            "swept": SWEPT,
-            "limit": 1e9,
-            "max_new_tokens": 2,
-        },
-    ),
     "some_layers": (some_layers, {"model": MODEL, "most": 2}),
     "save": (V[0].save, {"path": "v"}),
     "load": (SteeringVector.load, {"path": "right", **OF_MODEL}),
@@ -87,7 +72,17 @@ CALLS = {
     "+": (lambda other: V[0] + other, {"other": V[0]}),
     "-": (lambda other: V[0] - other, {"other": make_vector(0, 1)}),
 }
-NAN = ("perplexity", "price", "repetition", "distinct", "sweep_texts", "compute", "Setting")
+NAN = (
+    "calibrate",
+    "choose",
+    "perplexity",
+    "price",
+    "repetition",
+    "distinct",
+    "sweep_texts",
+    "compute",
+    "Setting",
+)
 
 
 def check_call(name, change):

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from helpers import choice
 from helpers.activations import capture, typical_norm
+from helpers.calibration import Calibration
 from helpers.choice import choose
 from helpers.concepts import SENTIMENT
 from helpers.directions import SteeringVector, cosines, find_vectors
@@ -18,7 +20,7 @@ from helpers.models import encode, load_model
 from helpers.pairs import check_pairs
 from helpers.statistics import controls, mean_with_interval
 from helpers.steering import steer
-from helpers.sweeps import sweep, sweep_texts
+from helpers.sweeps import sweep
 from tiny_models import PROMPTS, make_vector, tiny_model, tokenizer
 
 # -- A truth that is known: the sweep finds what was planted
@@ -113,14 +115,16 @@ def test_planted_layer_sign_and_size_are_found():
     assert (opposite.wrong_way == 1).all()
 
 
-def test_planted_layer_and_the_largest_force_are_chosen_where_nothing_is_too_dear():
-    model, forces = planted_model(), [1.0, -1.0, -3.0, 3.0]
-    arguments = model, tokenizer(), SENTIMENT.dev_prompts[:4], found_vectors(), forces
-    written = sweep_texts(*arguments, max_new_tokens=4)
-    chosen = choose(sweep(*arguments), written, limit=written.dearer.max() + 1)
-    assert (chosen.index, chosen.force) == (BEST, 3)
+def test_planted_layer_is_chosen_where_all_are_pushed_alike(monkeypatch):
+    def alike(model, tokenizer, vectors, budget):
+        forces = torch.tensor([[3.0, -3.0]] * len(vectors))
+        return Calibration(forces, torch.zeros(len(vectors), 2, 1), vectors, budget, 1)
+
+    monkeypatch.setattr(choice, "calibrate", alike)
+    chosen = choose(planted_model(), tokenizer(), found_vectors())
+    assert chosen.index == BEST
     assert chosen.vector is found_vectors()[BEST]
-    assert chosen.pull == pytest.approx(3 * PER_FORCE[BEST], abs=1e-3)
+    assert chosen.pull[BEST].tolist() == pytest.approx([3 * PER_FORCE[BEST]] * 16, abs=1e-3)
 
 
 def test_planted_log_odds_without_steering():

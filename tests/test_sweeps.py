@@ -12,7 +12,7 @@ from helpers.concepts import SENTIMENT
 from helpers.evaluation import price
 from helpers.generation import SteeredTexts, generate
 from helpers.models import SteeringError
-from helpers.sweeps import Sweep, TextSweep, sweep, sweep_damage, sweep_texts
+from helpers.sweeps import Sweep, sweep, sweep_damage, sweep_texts
 from tiny_models import (
     DEPTH,
     FAMILIES,
@@ -446,7 +446,6 @@ def test_pull_is_half_of_up_minus_down_for_each_size_of_the_force():
         [[0.0, 1.0], [7.0, 7.0], [1.0, 2.0], [9.0, 9.0], [4.0, -1.0]],
     ]
     result = by_hand(effect, forces)
-    assert result.sizes.tolist() == [[2, 4], [1, 3]]
     assert result.pull.tolist() == [[[3, -1], [5, 0.5]], [[2, -1], [3, 2.5]]]
 
 
@@ -460,7 +459,6 @@ def test_pull_of_a_sweep_equals_that_of_its_experiments():
     _, cells = one_at_a_time("gpt2")
     result = swept(forces=[4.0, 0.5, -3.0, 3.0, -0.5, -4.0])
     assert result.pull.shape == (len(VECTORS), 3, len(PROMPTS))
-    assert result.sizes.tolist() == [[0.5, 3, 4]] * len(VECTORS)
     downwards = swept(vectors=[-v for v in VECTORS])  # by the same forces
     torch.testing.assert_close(
         result.pull[:, [0, 2]],
@@ -484,11 +482,9 @@ def test_pull_of_a_sweep_equals_that_of_its_experiments():
     ids=str,
 )
 def test_forces_without_their_opposites_have_no_pull(forces):
-    written = TextSweep([], torch.zeros(2, len(forces), 1), [], torch.tensor([forces] * 2), [])
     result = by_hand(torch.zeros(2, len(forces), 1).tolist(), [forces] * 2)
-    for ask in (lambda: result.pull, lambda: result.sizes, lambda: written.dearer):
-        with pytest.raises(SteeringError, match=r"either sign: give \[force, -force\]"):
-            ask()
+    with pytest.raises(SteeringError, match=r"either sign: give \[force, -force\]"):
+        _ = result.pull
 
 
 def test_forces_of_one_vector_alone_without_their_opposites_have_no_pull():
@@ -549,25 +545,6 @@ def test_texts_need_not_be_priced():
     arguments = tiny_model(), tokenizer(), PROMPTS, VECTORS[:2], FORCES
     found = sweep_texts(*arguments, priced=False, **options)
     assert found.price is None and found.texts == sweep_texts(*arguments, **options).texts
-
-
-def test_dearer_is_the_mean_price_of_the_sign_that_costs_more():
-    nan = math.nan
-    prices = [
-        [[1.0, 2.0], [0.0, 0.5], [8.0, nan], [-1.0, 3.0], [9.0, 9.0]],
-        [[nan, nan], [0.0, 0.0], [1.0, 1.0], [2.0, 4.0], [9.0, 9.0]],
-    ]
-    forces = [[-1.0, 1.0, 2.0, -2.0, 0.0], [1.0, -1.0, -3.0, 3.0, 0.0]]
-    written = TextSweep([], torch.tensor(prices), [], torch.tensor(forces), [])
-    # A text that is empty has no price; where all are, none is known.
-    expected = torch.tensor([[1.5, 8.0], [nan, 3.0]])
-    torch.testing.assert_close(written.dearer, expected, equal_nan=True)
-
-
-def test_texts_without_a_price_say_so():
-    forces = torch.tensor([[-1.0, 1.0]])
-    with pytest.raises(SteeringError):
-        _ = TextSweep([], None, VECTORS[:1], forces, []).dearer
 
 
 def test_texts_up_to_the_end_of_the_context_are_priced_too():

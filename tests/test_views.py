@@ -204,17 +204,27 @@ def test_sentence():
     assert write_sentence(a_result(force=0.0)) == "No steering: both texts are the model's own."
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("sign", "limits"), [(1, [0.3, 9]), (-1, [9, 0.3])])
 @pytest.mark.parametrize(("share", "warns"), [(0.25, False), (0.3001, False), (0.31, True)])
-def test_sentence_warns_beyond_the_limit_to_either_side(sign, share, warns):
+def test_sentence_warns_beyond_the_limit_of_its_side(sign, limits, share, warns):
     result = a_result(force=sign * 40, share=sign * share)
     assert "Beyond" not in write_sentence(result)
-    sentence, plain = write_sentence(result, limit=0.3), write_sentence(result)
-    warning = " Beyond 0.30 norms more than one text in twenty costs over 2 bits at this layer."
+    sentence, plain = write_sentence(result, limits), write_sentence(result)
+    warning = (
+        " Beyond 0.30 norms this layer loses more than 0.25 bits per token when it reads: texts "
+        "begin to break."
+    )
     assert sentence == plain + warning * warns
-    other = write_sentence(result, limit=0.3, line=1.5)
-    assert other == plain + warning.replace("2 bits", "1.5 bits") * warns
-    assert "Beyond" not in write_sentence(a_result(force=0.0, share=0.0), limit=0.0)
+    other = write_sentence(result, torch.tensor(limits), budget=1.5)
+    assert other == plain + warning.replace("0.25 bits", "1.5 bits") * warns
+    assert write_sentence(result, limits[::-1]) == plain
+    assert "Beyond" not in write_sentence(a_result(force=0.0, share=0.0), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("limits", [0.3, [0.3], [0.1, 0.2, 0.3], "ab", [float("nan"), 1.0]])
+def test_limits_that_are_not_up_and_down_are_refused(limits):
+    with pytest.raises(SteeringError, match="limit"):
+        write_sentence(a_result(), limits)
 
 
 def test_an_empty_text_has_neither_perplexity_nor_price():

@@ -287,34 +287,10 @@ def _not_divided(chances):
     return 1 / chances.prod()
 
 
-# -- 5.4 · The winner's luck
-
-lucky = Explanation(
-    "5.4",
-    minutes=5,
-    difficulty=2,
-    why="a number that was picked for being good is too good, even if nobody cheats.",
-    hints=(
-        "Each price and each pull is a mean over a few prompts: what it would be over all such "
-        "prompts, plus some luck. Of settings that are equally good, which does the rule prefer?",
-        "Thirty people toss a coin ten times. What do you expect of the best one next time?",
-    ),
-    answer="Each measured number is what the setting does in general, plus the luck of these "
-    "prompts and this seed. The rule takes the best of many, so it prefers settings with good "
-    "luck. On other prompts the luck is drawn anew, and on average it is gone; so pull and price "
-    "get worse, though the prompts are no harder and nobody cheated.",
-    points={
-        "a": "a measured pull or price is partly luck: of these prompts, and of this seed",
-        "b": "picking the best of many settings prefers those with good luck",
-        "c": "luck is drawn anew on other prompts; these need not be harder",
-    },
-)
-
-
-# -- 5.5 · The rule turned round
+# -- 5.4 · A rule as a function
 
 ruled = Exercise(
-    "5.5",
+    "5.4",
     "write",
     minutes=8,
     difficulty=3,
@@ -347,12 +323,12 @@ def my_rule(pull, dearer, least):
     return divmod(cheapest, dearer.shape[1])
 
 
-@ruled.mistake("that is the cheapest of all settings: it pulls less than was asked for.")
+@ruled.mistake("that is the least damage of all settings: it pulls less than was asked for.")
 def _cheapest(pull, dearer, least):
     return divmod(dearer.argmin().item(), dearer.shape[1])
 
 
-@ruled.mistake("that is the largest pull, whatever it costs: the cheapest is wanted.")
+@ruled.mistake("that is the largest pull, whatever it costs: the least damage is wanted.")
 def _largest(pull, dearer, least):
     return divmod(pull.argmax().item(), pull.shape[1])
 
@@ -365,7 +341,7 @@ def _place_in_the_rest(pull, dearer, least):
     return divmod(dearer[pull >= least].argmin().item(), dearer.shape[1])
 
 
-@ruled.mistake("that setting just reaches the pull; another one reaches it, too, and is cheaper.")
+@ruled.mistake("that setting just reaches the pull; another one reaches it, too, with less damage.")
 def _smallest_pull(pull, dearer, least):
     return divmod(pull.where(pull >= least, torch.inf).argmin().item(), pull.shape[1])
 
@@ -376,12 +352,14 @@ def _more_than(pull, dearer, least):
     return divmod(cheapest, dearer.shape[1])
 
 
-@ruled.mistake("a setting that pulls too little is given the price 0, and wins by it.")
+@ruled.mistake("a setting that pulls too little is given the damage 0, and wins by it.")
 def _zeros(pull, dearer, least):
     return divmod((dearer * (pull >= least)).argmin().item(), dearer.shape[1])
 
 
-@ruled.mistake("the minus of a price is ignored: a setting that costs less than nothing is cheap.")
+@ruled.mistake(
+    "the minus of a damage is ignored: a push that helps to read costs less than nothing."
+)
 def _whatever_the_sign(pull, dearer, least):
     return my_rule(pull, dearer.abs(), least)
 
@@ -397,7 +375,7 @@ def _flattened(pull, dearer, least):
     return dearer.where(pull >= least, torch.inf).argmin().item()
 
 
-@ruled.mistake("that is the dearest setting that pulls enough: the cheapest is wanted.")
+@ruled.mistake("that is the most damage among those that pull enough: the least is wanted.")
 def _dearest(pull, dearer, least):
     return divmod(dearer.where(pull >= least, -torch.inf).argmax().item(), dearer.shape[1])
 
@@ -405,3 +383,27 @@ def _dearest(pull, dearer, least):
 @ruled.mistake("row and column are swapped: the layer comes first.")
 def _swapped(pull, dearer, least):
     return my_rule(pull, dearer, least)[::-1]
+
+
+# -- 5.5 · The winner's luck
+
+lucky = Explanation(
+    "5.5",
+    minutes=5,
+    difficulty=2,
+    why="a number that was picked for being good is too good, even if nobody cheats.",
+    hints=(
+        "Each pull is a mean over a few prompts: what it would be over all such prompts, plus "
+        "some luck. Of layers that are equally good, which does the rule prefer?",
+        "Thirty people toss a coin ten times. What do you expect of the best one next time?",
+    ),
+    answer="Each measured pull is what the layer does in general, plus the luck of these prompts. "
+    "The rule takes the best of many, so it prefers layers with good luck. On other prompts the "
+    "luck is drawn anew, and on average it is gone; so the pull gets smaller, though the prompts "
+    "are no harder and nobody cheated.",
+    points={
+        "a": "a measured pull is partly luck: that of these prompts",
+        "b": "picking the best of many layers prefers those with good luck",
+        "c": "luck is drawn anew on other prompts; these need not be harder",
+    },
+)
