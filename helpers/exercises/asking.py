@@ -86,14 +86,18 @@ def _compared(exercise, answer, given):
     if not isinstance(answer, str) or len(answer.split()) < 5:
         return Outcome(NOT_ATTEMPTED, "write a sentence or two.")
     if not given:
-        points = "\n".join(f"{letter}) {text}" for letter, text in exercise.points.items())
-        print(f"A model answer: {textwrap.fill(exercise.answer, 88)}\nIts points:\n{points}")
+        _say(f"A model answer: {exercise.answer}")
+        print("Its points:")
+        for letter, text in exercise.points.items():
+            _say(f"{letter}) {text}")
         return Outcome(
             CANNOT_BE_JUDGED,
-            f'which points does yours make? Tick them: check("{number}", answer, "{letters[:1]}")',
+            "which points does yours make? Tick them: add their letters to your call, such as "
+            f'check("{number}", my_words, "{letters[:2]}").',
         )
     ticks, *more = given
-    if more or not isinstance(ticks, str) or set(ticks) - set(letters):
+    ticks = ticks.lower().replace(",", "").replace(" ", "") if isinstance(ticks, str) else "?"
+    if more or set(ticks) - set(letters):
         return Outcome(CANNOT_BE_JUDGED, f"tick by letters, some of {letters!r}.")
     missing = [text for letter, text in exercise.points.items() if letter not in ticks]
     if missing:
@@ -102,4 +106,4 @@ def _compared(exercise, answer, given):
 
 
 def _say(text):
-    print(textwrap.fill(text, 88, subsequent_indent="  "))
+    print(textwrap.fill(text, 88, subsequent_indent="  ", break_on_hyphens=False))
