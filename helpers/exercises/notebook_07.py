@@ -183,7 +183,7 @@ def _shares_of_a_percent(up, down):
     return np.percentile(pull[drawn].mean(axis=1), [0.025, 0.975])
 
 
-@paired.mistake("up and down are added: the pull is half of (up *minus* down).")
+@paired.mistake("you added up and down: the pull is half of (up minus down).")
 def _added(up, down):
     return my_interval(up, -down)
 

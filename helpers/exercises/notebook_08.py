@@ -226,7 +226,7 @@ def _none(verdicts):
 
 
 @at_least_one.mistake(
-    "that *all* of them are false is next to impossible, that one of them is, is not: a 95 % "
+    "that all of them are false is next to impossible, that one of them is, is not: a 95 % "
     "interval misses the true value one time in twenty."
 )
 def _never(verdicts):

@@ -171,7 +171,7 @@ def _some_forms(last_of_question, tokenizer):
     """The position in a form of the exercise's own, whatever the model's is."""
     questions = ("How was the film?", "Write one sentence about a hotel.", "Hello")
     # Behind the question a quotation mark, which shares a token with its full stop.
-    form = '[system] You are a helpful assistant. [user] "{}" [assistant] Well,'
+    form = '[system] You are a helpful assistant. [user] "Say: {}" [assistant] Well,'
     return {
         repr(question): last_of_question(tokenizer, form.format(question), question)
         for question in questions
