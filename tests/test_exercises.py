@@ -23,7 +23,7 @@ from helpers.evaluation import balanced_prompts
 from helpers.exercises import check, compare, hint, predict, record, score, solution
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
-from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation
+from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation, once
 from helpers.exercises.judging import difference, judge, same, untouched
 from helpers.models import load_model
 from helpers.pairs import split
@@ -181,6 +181,33 @@ def test_a_notebook_asks_it(number):
         assert "\n".join(lines) in source
 
 
+@pytest.mark.parametrize("number", ALL)
+def test_a_cell_can_be_run_again_later(number):
+    """What it hands over is set in no later cell: readers come back to an exercise at the end."""
+    trees = [
+        ast.parse("".join(cell["source"]))
+        for cell in notebook_of(number)
+        if cell["cell_type"] == "code"
+    ]
+    [here] = [i for i, tree in enumerate(trees) if f"check('{number}'" in ast.unparse(tree)]
+    outside = [step for step in trees[here].body if not isinstance(step, ast.FunctionDef)]
+    own = {step.name for step in trees[here].body if isinstance(step, ast.FunctionDef)}
+    own = own.union(*(names_of(step, ast.Store) for step in outside))
+    used = set().union(*(names_of(step, ast.Load) for step in outside)) - own
+    for later in trees[here + 1 :]:
+        for step in later.body:
+            if not isinstance(step, ast.FunctionDef):
+                assert not used & names_of(step, ast.Store), ast.unparse(step)
+
+
+def names_of(step, context):
+    return {
+        node.id
+        for node in ast.walk(step)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, context)
+    }
+
+
 def test_each_notebook_has_exercises_and_ends_with_a_score():
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         notebook = str(int(path.name[:2]))
@@ -329,6 +356,27 @@ def test_what_is_given_wrongly_is_named(doubled, capsys):
 def test_an_array_is_as_good_as_a_tensor(doubled):
     word, _ = judge(doubled, lambda m, ids: (2 * m(ids).logits[0, -1]).numpy(), (new_model(),))
     assert word == "right"
+
+
+def test_what_mistakes_share_is_computed_once_a_check(doubled):
+    calls = []
+
+    @once
+    def shared(model):
+        return calls.append(model) or torch.zeros(3)
+
+    for text in ("of it.", "of it as well."):
+        doubled.mistake(text)(lambda model, ids: shared(model))
+    model = new_model()
+    for checks in (1, 2):
+        judge(doubled, lambda model, ids: torch.ones(1), (model,))
+        assert calls == checks * [model]
+
+
+def test_a_letter_is_known_in_any_writing(capsys):
+    assert same(" C", "c", 1e-3) and not same("c)", "c", 1e-3)
+    check("4.2", "Because of something or other, I think.", "A, b,C")
+    assert "tick by letters" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("answer", [..., None, lambda: ..., lambda x: None])

@@ -86,11 +86,15 @@ def _compared(exercise, answer, given):
     if not isinstance(answer, str) or len(answer.split()) < 5:
         return Outcome(NOT_ATTEMPTED, "write a sentence or two.")
     if not given:
-        points = "\n".join(f"{letter}) {text}" for letter, text in exercise.points.items())
-        print(textwrap.fill(f"A model answer: {exercise.answer}", 88))
-        print(f"Its points:\n{points}")
-        tick = f'check("{number}", my_words, "{letters[:1]}")'
-        return Outcome(CANNOT_BE_JUDGED, f"which points does yours make? Tick them: {tick}")
+        _say(f"A model answer: {exercise.answer}")
+        print("Its points:")
+        for letter, text in exercise.points.items():
+            _say(f"{letter}) {text}")
+        return Outcome(
+            CANNOT_BE_JUDGED,
+            "which points does yours make? Tick them: add their letters to your call, such as "
+            f'check("{number}", my_words, "{letters[:2]}").',
+        )
     ticks, *more = given
     if isinstance(ticks, str):
         ticks = set(ticks.lower()) - set(" ,")  # "a, C" is as good as "ac"
@@ -103,4 +107,4 @@ def _compared(exercise, answer, given):
 
 
 def _say(text):
-    print(textwrap.fill(text, 88, subsequent_indent="  "))
+    print(textwrap.fill(text, 88, subsequent_indent="  ", break_on_hyphens=False))

@@ -1,9 +1,33 @@
 """What an exercise is made of: one solution, the mistakes that people make, and their messages."""
 
 from dataclasses import dataclass, field
+from functools import wraps
+from numbers import Number
 
 KINDS = ("write", "predict", "find the bug", "explain")
 EXERCISES = {}  # by number, in the order of the notebooks
+_results = {}  # of functions that are computed once a check
+
+
+def once(function):
+    """Decorate what the mistakes of an exercise share: it is computed once a check.
+
+    Numbers and texts are compared by value, all other arguments by identity.
+    """
+
+    @wraps(function)
+    def kept(*args):
+        key = function, *(x if isinstance(x, Number | str) else id(x) for x in args)
+        if key not in _results:
+            _results[key] = args, function(*args)  # arguments stay alive, so no id is used twice
+        return _results[key][1]
+
+    return kept
+
+
+def forget():
+    """Drop what ``once`` keeps: the next check may bring the same model with other weights."""
+    _results.clear()
 
 
 @dataclass(eq=False)

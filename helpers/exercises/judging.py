@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .exercise import forget
+
 RIGHT, NOT_YET, NOT_ATTEMPTED = "right", "not yet", "not attempted"
 CANNOT_BE_JUDGED = "can't be judged"
 
@@ -26,6 +28,14 @@ class Outcome(NamedTuple):
 @torch.no_grad()
 def judge(exercise, answer, given) -> Outcome:
     """The outcome of an answer; whatever it hangs on a model is gone afterwards."""
+    forget()
+    try:
+        return _judge(exercise, answer, given)
+    finally:
+        forget()
+
+
+def _judge(exercise, answer, given):
     if untouched(answer, exercise.stub):
         return Outcome(NOT_ATTEMPTED, f'when you are stuck: hint("{exercise.number}")')
     call = ", ".join([f'"{exercise.number}"', "your answer", *exercise.given])
@@ -61,8 +71,8 @@ def untouched(answer, stub=None) -> bool:
     """Whether an answer is the stub: ``...``, a function of nothing else, or the given code."""
     if answer is ... or answer is None:
         return True
-    code = getattr(answer, "__code__", None)
-    stubs = [_nothing, lambda: ..., *([stub, _typed(stub)] if stub else [])]
+    code = getattr(inspect.unwrap(answer), "__code__", None) if callable(answer) else None
+    stubs = [_nothing, lambda: ..., *([inspect.unwrap(stub), _typed(stub)] if stub else [])]
     return code is not None and any(_same_code(code, one.__code__) for one in stubs)
 
 
@@ -123,6 +133,8 @@ def same(got, want, within) -> bool:
         return len(got) == len(want) and all(same(*pair, within) for pair in pairs)
     if isinstance(want, dict) and isinstance(got, dict):
         return want.keys() == got.keys() and all(same(got[k], want[k], within) for k in want)
+    if isinstance(want, str) and isinstance(got, str):
+        return got.strip().lower() == want.strip().lower()  # "C" is as good as "c"
     return type(got) is type(want) and bool(got == want)
 
 

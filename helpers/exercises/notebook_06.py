@@ -4,7 +4,7 @@ import torch
 
 from ..evaluation import judge, log_odds
 from ..sweeps import sweep
-from .exercise import Exercise, Explanation
+from .exercise import Exercise, Explanation, once
 
 # -- 6.1 · Which of five is broken?
 
@@ -69,6 +69,7 @@ turned = Exercise(
 
 
 @turned.solution
+@once
 def least_shares(model, tokenizer, concept, prompt, vectors, scale):
     from helpers.explorer import SHARES  # the marks of the slider
 
@@ -106,6 +107,21 @@ def _one_early(model, tokenizer, concept, prompt, vectors, scale):
     return [max(mark for mark in SHARES if mark < share) for share in shares]
 
 
+@turned.mistake("you stopped one mark late: at one mark less the sign has turned already.")
+def _one_late(model, tokenizer, concept, prompt, vectors, scale):
+    from ..explorer import SHARES
+
+    shares = least_shares(model, tokenizer, concept, prompt, vectors, scale)
+    return [min((mark for mark in SHARES if mark > share), default=2.0) for share in shares]
+
+
+@turned.mistake(
+    "at least one of these layers does turn it: push against the side that the prompt leans to."
+)
+def _none_turned(model, tokenizer, concept, prompt, vectors, scale):
+    return [2.0] * 3
+
+
 @turned.mistake("the sizes are right: give them without a sign, since the direction is known.")
 def _signed(model, tokenizer, concept, prompt, vectors, scale):
     return [-share for share in least_shares(model, tokenizer, concept, prompt, vectors, scale)]
@@ -130,14 +146,18 @@ fair = Exercise(
 
 @fair.tried_by
 def _lengths(answer, vectors):
-    """Lengths of the pushes, whether seeds differ, and whether entries have both signs."""
+    """Lengths of the pushes, and whether they are random: see what is returned."""
     vector = vectors[len(vectors) // 3]
-    found = [answer(vector, 10.0, seed) for seed in range(3)]
+    found = [answer(vector, 10.0, seed) for seed in (0, 1, 2, 0)]
+    if any(push is None for push in found):
+        return None
     found = [torch.as_tensor(getattr(push, "raw", push)).float() for push in found]
     differ = not found[0].equal(found[1])
     elsewhere = all(torch.cosine_similarity(x, vector.direction, 0).abs() < 0.9 for x in found)
     both_signs = all(bool((x > 0).any() and (x < 0).any()) for x in found)
-    return [*(x.norm().item() for x in found), differ, elsewhere, both_signs]
+    again = found[0].equal(found[3])
+    lengths = [x.norm().item() for x in found[:3]]
+    return [*lengths, differ, elsewhere, both_signs, again]
 
 
 @fair.begins_with
@@ -179,6 +199,19 @@ def _one_sided(vector, force, seed):
 @fair.mistake("every seed gives the same push now: one direction is one anecdote.")
 def _one_seed(vector, force, seed):
     return fair_push(vector, force, 0)
+
+
+@fair.mistake(
+    "that is the length which such noise has on average: each has one of its own, to be divided by."
+)
+def _usual_length(vector, force, seed):
+    return random_push(vector, force, seed) / len(vector.direction) ** 0.5
+
+
+@fair.mistake("the same seed gives another push each time: nobody can repeat this control.")
+def _no_seed(vector, force, seed):
+    noise = torch.randn(len(vector.direction))
+    return force * noise / noise.norm()
 
 
 @fair.mistake("that is the vector itself: the control must not know the concept.")

@@ -6,7 +6,7 @@ import torch
 from ..activations import residual_stream
 from ..evaluation import log_odds
 from ..steering import steer
-from .exercise import Exercise, Explanation
+from .exercise import Exercise, Explanation, once
 
 # -- 7.1 · The winner's flattery
 
@@ -79,6 +79,26 @@ def _promised(dev, test):
     return dev.mean(-1).amax(-1).mean()
 
 
+@flattered.mistake("promised and kept are swapped: what flatters is larger than what was kept.")
+def _turned(dev, test):
+    return -flattery(dev, test)
+
+
+@flattered.mistake(
+    "you took off the mean of all settings on `test`: only what the chosen one kept is asked for."
+)
+def _against_all(dev, test):
+    return dev.mean(-1).amax(-1).mean() - test.mean()
+
+
+@flattered.mistake(
+    "`[:, best]` reads the winners of all trials in each trial: pair each trial with its own."
+)
+def _crossed(dev, test):
+    best = dev.mean(-1).argmax(-1)
+    return dev.mean(-1).amax(-1).mean() - test.mean(-1)[:, best].mean()
+
+
 # -- 7.2 · The interval of a paired number
 
 paired = Exercise(
@@ -100,11 +120,14 @@ paired = Exercise(
 def _ends(answer):
     """Both ends, in standard errors from the mean, for prompts whose up and down go together."""
     generator = torch.Generator().manual_seed(0)
-    mood, up, down = torch.randn(3, 40, generator=generator)
+    mood, up, down = torch.randn(3, 30, generator=generator)  # not 40, as in the notebook
     up, down = 2 + 3 * mood + up, -1 + 3 * mood + down
     pull = (up - down) / 2
-    error = float(pull.std() / 40**0.5)
-    return [float(end - pull.mean()) / error for end in answer(up, down)]
+    error = float(pull.std() / len(pull) ** 0.5)
+    ends = answer(up, down)
+    if not hasattr(ends, "__len__"):  # nothing, or one number
+        return ends
+    return [round(float(end - pull.mean()) / error, 3) for end in ends]
 
 
 @paired.solution
@@ -151,6 +174,25 @@ def _not_halved(up, down):
     return 2 * my_interval(up, down)
 
 
+@paired.mistake(
+    "`np.percentile` counts to 100: 0.025 and 0.975 of a percent are both at the lower end."
+)
+def _shares_of_a_percent(up, down):
+    pull = (np.asarray(up) - np.asarray(down)) / 2
+    drawn = np.random.default_rng(0).integers(0, len(pull), size=(10_000, len(pull)))
+    return np.percentile(pull[drawn].mean(axis=1), [0.025, 0.975])
+
+
+@paired.mistake("you added up and down: the pull is half of (up minus down).")
+def _added(up, down):
+    return my_interval(up, -down)
+
+
+@paired.mistake("the upper end comes first: (low, high) is wanted.")
+def _high_first(up, down):
+    return my_interval(up, down)[::-1]
+
+
 # -- 7.3 · Seventy of seventy
 
 ranked = Explanation(
@@ -194,9 +236,15 @@ success = Exercise(
 )
 
 
+@once
+def _two_prompts(concept):
+    return concept.dev_prompts[:2]
+
+
 @success.tried_by
 def _measured(answer, model, tokenizer, concept, vector, norm):
-    return answer(model, tokenizer, concept, concept.dev_prompts[:2], vector, 0.2 * norm)
+    """The answer for a push down, so that an effect has a sign."""
+    return answer(model, tokenizer, concept, _two_prompts(concept), vector, -0.2 * norm)
 
 
 @success.begins_with
@@ -209,6 +257,7 @@ def effect_of(model, tokenizer, concept, prompts, vector, force):
 
 
 @success.solution
+@once
 def honest_effect(model, tokenizer, concept, prompts, vector, force):
     before = log_odds(model, tokenizer, prompts, concept=concept)
     after = log_odds(model, tokenizer, prompts, vector, force, concept=concept)
@@ -233,9 +282,16 @@ def _values(model, tokenizer, concept, prompts, vector, force):
     return log_odds(model, tokenizer, prompts, vector, force, concept=concept).mean()
 
 
-@success.mistake("before and after are swapped: an effect is after minus before.")
+@success.mistake(
+    "the size is right, the sign is not: an effect is after minus before, and may be below 0."
+)
 def _swapped(model, tokenizer, concept, prompts, vector, force):
     return -honest_effect(model, tokenizer, concept, prompts, vector, force)
+
+
+@success.mistake("before and after were read in the same state of the model: nothing differs.")
+def _same_state(model, tokenizer, concept, prompts, vector, force):
+    return 0.0
 
 
 @success.mistake("the measure is right, but the model was not pushed by `force`.")

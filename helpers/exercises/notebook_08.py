@@ -3,7 +3,7 @@
 import torch
 
 from ..sweeps import sweep
-from .exercise import Exercise, Explanation
+from .exercise import Exercise, Explanation, once
 
 # -- 8.1 · Open in two ways
 
@@ -107,21 +107,27 @@ one_force = Exercise(
 )
 
 
+@once
+def _trial(prompts, compared, sizes):
+    """One prompt, the middle and the last layer, and a push that is not gentle."""
+    some = [len(compared) // 2, len(compared) - 1]
+    return prompts[:1], [compared[i] for i in some], 3 * sizes[some]
+
+
 @one_force.tried_by
 def _two_layers(fair_pull, model, tokenizer, dev_prompts, compared, sizes, concept):
-    """The answer for the middle and the last layer and one prompt, by a push that is not gentle."""
-    some = [len(compared) // 2, len(compared) - 1]
-    vectors = [compared[i] for i in some]
-    return fair_pull(model, tokenizer, dev_prompts[:1], vectors, 3 * sizes[some], concept)
+    return fair_pull(model, tokenizer, *_trial(dev_prompts, compared, sizes), concept)
 
 
 @one_force.begins_with
+@once
 def fair_pull(model, tokenizer, prompts, compared, sizes, concept):
     forces = [sizes.median(), -sizes.median()]
     return sweep(model, tokenizer, prompts, compared, forces, concept).pull.mean((1, 2))
 
 
 @one_force.solution
+@once
 def fair_pull_of_each(model, tokenizer, prompts, compared, sizes, concept):
     forces = torch.cat([sizes, -sizes], 1)  # [layer, up and down]
     return sweep(model, tokenizer, prompts, compared, forces, concept).pull.mean((1, 2))
@@ -220,10 +226,23 @@ def _none(verdicts):
 
 
 @at_least_one.mistake(
-    "sure does not mean certain: a 95 % interval misses the true value one time in twenty."
+    "that all of them are false is next to impossible, that one of them is, is not: a 95 % "
+    "interval misses the true value one time in twenty."
 )
 def _never(verdicts):
     return 0
+
+
+@at_least_one.mistake("1 would be certainty: it may happen that none of them is false.")
+def _certain(verdicts):
+    return 1
+
+
+@at_least_one.mistake(
+    "an interval can miss on either side, and both are sure and false: 5 %, not 2.5 %."
+)
+def _one_side(verdicts):
+    return 1 - 0.975 ** len(verdicts)
 
 
 @at_least_one.mistake("a number between 0 and 1 was asked for, not a percentage.")

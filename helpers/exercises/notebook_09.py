@@ -4,7 +4,7 @@ import torch
 
 from ..models import blocks
 from ..statistics import mean_with_interval
-from .exercise import Exercise
+from .exercise import Exercise, once
 
 # -- 9.1 · A mean that one token makes
 
@@ -44,9 +44,14 @@ def usual_norm_of_the_rest(model, tokenizer, text, layer):
     return hidden.norm(dim=-1).mean().item()
 
 
-def _norms(model, tokenizer, text, layer):
+@once
+def _states(model, tokenizer, text):
     batch = tokenizer(text, return_tensors="pt").to(model.device)
-    return model(**batch, output_hidden_states=True).hidden_states[layer + 1][0].norm(dim=-1)
+    return model(**batch, output_hidden_states=True).hidden_states
+
+
+def _norms(model, tokenizer, text, layer):
+    return _states(model, tokenizer, text)[layer + 1][0].norm(dim=-1)
 
 
 @first_token.mistake(
@@ -87,13 +92,19 @@ def _wrong_axis(model, tokenizer, text, layer):
 
 
 @first_token.mistake(
+    "the token is the right one, but the layer was right as well: states[0] is the embedding, so "
+    "block L stands at L + 1."
+)
+def _right_token_other_layer(model, tokenizer, text, layer):
+    return _norms(model, tokenizer, text, layer - 1)[1:].mean().item()
+
+
+@first_token.mistake(
     "that is the norm of the mean: tokens that point different ways cancel there. Take the norm "
     "of each first."
 )
 def _norm_of_the_mean(model, tokenizer, text, layer):
-    batch = tokenizer(text, return_tensors="pt").to(model.device)
-    states = model(**batch, output_hidden_states=True).hidden_states
-    return states[layer + 1][0, 1:].mean(0).norm().item()
+    return _states(model, tokenizer, text)[layer + 1][0, 1:].mean(0).norm().item()
 
 
 # -- 9.2 · The same push in another model
@@ -159,7 +170,8 @@ in_a_form = Exercise(
 def _some_forms(last_of_question, tokenizer):
     """The position in a form of the exercise's own, whatever the model's is."""
     questions = ("How was the film?", "Write one sentence about a hotel.", "Hello")
-    form = "[system] You are a helpful assistant. [user] {} [assistant] Well,"
+    # Behind the question a quotation mark, which shares a token with its full stop.
+    form = '[system] You are a helpful assistant. [user] "Say: {}" [assistant] Well,'
     return {
         repr(question): last_of_question(tokenizer, form.format(question), question)
         for question in questions
@@ -191,6 +203,15 @@ def _from_the_end(tokenizer, text, question):
 @in_a_form.mistake("you count in the question alone, and forget what the form puts before it.")
 def _in_the_question(tokenizer, text, question):
     return len(tokenizer(question)["input_ids"]) - 1
+
+
+@in_a_form.mistake(
+    "the token that holds the question's last character may reach beyond it, and still belongs."
+)
+def _wholly_within(tokenizer, text, question):
+    end = text.index(question) + len(question)
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return max(i for i, (_, stop) in enumerate(offsets) if stop <= end)
 
 
 @in_a_form.mistake("that is a place in characters: which token reaches it?")
@@ -235,14 +256,17 @@ def _made_up(surely_further):
         "a push behind by a little on every question": questions - 0.3,
         "a push ahead by 1 on all questions but one": questions + 1 - 1.2 * (mixed == mixed.max()),
         "a push far ahead": questions + 4,
+        "a push of steadier tone, and hardly further": ask.mean() + 0.3 * (ask - ask.mean()) + 0.05,
     }
     return {case: _yes_or_no(surely_further(push, ask)) for case, push in cases.items()}
 
 
 def _yes_or_no(answer):
-    if isinstance(answer, tuple):
-        raise TypeError("it gives an interval, and yes or no is wanted: True or False")
-    return bool(answer)
+    plain = answer.item() if getattr(answer, "shape", None) == () else answer
+    if not isinstance(plain, bool):
+        kind = "an interval" if isinstance(plain, tuple) else f"a {type(plain).__name__}"
+        raise TypeError(f"it gives {kind}, and yes or no is wanted: True or False")
+    return plain
 
 
 @paired.begins_with
