@@ -84,43 +84,44 @@ def calibrate(model, tokenizer, vectors, budget=0.25, texts=ORDINARY) -> Calibra
 
 
 class _Search:
-    """Where each row's budget lies: a secant of log damage over log force, kept in a bracket."""
+    """Where each row's budget lies, by a few measurements of what a force costs."""
 
     def __init__(self, norms, budget):
         self.budget, self.top = budget, MOST_NORMS * norms
         self.force = 0.2 * norms  # the next to try, or the one that was found
-        self.low, self.high = torch.zeros(len(norms)), self.top.clone()  # too little, too much
-        self.slope = torch.full((len(norms),), 2.0)  # damage grows with the square at first
-        self.last = torch.full((2, len(norms)), torch.nan)  # log force and log damage
         self.found = torch.zeros(len(norms), dtype=torch.bool)
+        # The largest force that cost too little and the smallest that cost too much, with their
+        # damage: [force and damage, row].
+        self.low = torch.zeros(2, len(norms))
+        self.high = torch.full((2, len(norms)), torch.inf)
+        self.slope = torch.full((len(norms),), 2.0)  # of log damage over log force, at first
 
     @property
     def left(self) -> list[int]:
         """The rows whose force is not found, and could be."""
-        return (~self.found & (self.low < self.top)).nonzero()[:, 0].tolist()
+        return (~self.found & (self.low[0] < self.top)).nonzero()[:, 0].tolist()
 
     def learn(self, rows, damage):
         """Take in what the rows' forces cost, and set the next ones."""
-        force = self.force[rows]
-        close = (damage / self.budget - 1).abs() <= TOLERANCE
-        self.found[rows] = close
-        little = damage < self.budget
-        self.low[rows] = force.where(little, self.low[rows])
-        self.high[rows] = self.high[rows].where(little, force)
-        point = torch.stack([force.log(), damage.clip(min=1e-9).log()])
-        rise, run = (point - self.last[:, rows]).flip(0)
-        slope = (rise / run).clip(1, 6)
-        self.slope[rows] = slope = slope.where(slope.isfinite() & (damage > 0), self.slope[rows])
-        self.last[:, rows] = point.where(damage > 0, torch.nan)
-        # Where a push helps to read, nothing says how far to go.
-        factor = (self.budget / damage).pow(1 / slope).where(damage > 0, 4.0)
-        guess = force * factor.clip(0.25, 4)
-        low, high = self.low[rows], self.high[rows]
-        outside = (guess <= low) | (guess >= high)
-        middle = (low.clip(min=1e-3 * high) * high).sqrt()
-        guess = guess.where(~outside, middle)
-        never = little & (force >= 0.999 * self.top[rows])
-        self.force[rows] = force.where(close | never, guess)
+        force, budget, new = self.force[rows], self.budget, torch.stack([self.force[rows], damage])
+        little = damage < budget
+        before = self.low[:, rows].where(little, self.high[:, rows])
+        slope = (damage.log() - before[1].log()) / (force.log() - before[0].log())
+        self.slope[rows] = slope.clip(1, 6).where(slope.isfinite(), self.slope[rows])
+        self.low[:, rows] = new.where(little, self.low[:, rows])
+        self.high[:, rows] = self.high[:, rows].where(little, new)
+        low, high = self.low[:, rows], self.high[:, rows]
+        self.found[rows] = ((damage / budget - 1).abs() <= TOLERANCE) | (high[0] <= 1.04 * low[0])
+
+        # Outside of all that is known, as a power of the force; where a push helps, just further.
+        further = (budget / damage).pow(1 / self.slope[rows]).clip(0.25, 4).where(damage > 0, 3.0)
+        # Between two known forces as a square, which is nearly straight under the root.
+        roots = [x.sign() * x.abs().sqrt() for x in (low[1], high[1])]
+        share = (budget**0.5 - roots[0]) / (roots[1] - roots[0])
+        inside = low[0] + share * (high[0] - low[0])
+        bracketed = (low[0] > 0) & high[0].isfinite()
+        guess = inside.where(bracketed, (force * further).minimum(self.top[rows]))
+        self.force[rows] = force.where(self.found[rows], guess)
 
 
 def _with_warning(result):

@@ -120,7 +120,9 @@ GOOD = {
     "completions": with_model(
         completions, prompt="We", vectors=V, layers=[0], shares=[0.1], scale=SCALE
     ),
-    "Explorer": with_model(Explorer, vectors={"a": V}, prompt="We", limits=[[1.0, 2.0]] * 3, budget=0.25),
+    "Explorer": with_model(
+        Explorer, vectors={"a": V}, prompt="We", limits=[[1.0, 2.0]] * 3, budget=0.25
+    ),
     "LayerExplorer": alone(LayerExplorer, draw=print, n_layer=3),
     "Batches": alone(Batches, tokens=5),
     "from_raw": alone(

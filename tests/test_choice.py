@@ -1,5 +1,5 @@
-import warnings
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
@@ -8,7 +8,9 @@ from helpers import choice
 from helpers.calibration import Calibration, calibrate
 from helpers.choice import choose
 from helpers.concepts import SENTIMENT
+from helpers.generation import generate
 from helpers.models import SteeringError
+from helpers.steering import as_list
 from tiny_models import PROMPTS, make_vector, plain_log_odds, tiny_model, tokenizer
 
 # Two share a layer, one names the last layer by its negative index.
@@ -17,44 +19,46 @@ OWN = replace(SENTIMENT, dev_prompts=PROMPTS)
 TEXTS = ["The train leaves at nine.", "He wrote the number on a piece of paper."]
 
 
-def pretend(monkeypatch, forces, seen=()):
-    """Let ``calibrate`` find these forces [vector, 2]."""
+def pretend(monkeypatch, forces, seen=None):
+    """Let ``calibrate`` find these forces [vector, 2]; ``seen`` takes down how it was called."""
+    seen = [] if seen is None else seen
 
     def found(model, tokenizer, vectors, budget, **options):
-        seen.append((budget, options)) if isinstance(seen, list) else None
+        seen.append((budget, options))
         damage = torch.zeros(*forces.shape, 1)
-        return Calibration(forces, damage, vectors, budget, 1)
+        return Calibration(forces, damage, as_list(vectors), budget, 1)
 
     monkeypatch.setattr(choice, "calibrate", found)
 
 
+@lru_cache
+def own_texts():
+    """What the model itself writes, so that it reads it well: there is something to damage."""
+    texts = generate(
+        tiny_model(), tokenizer(), PROMPTS, VECTORS[0], 0.0, max_new_tokens=30, temperature=0
+    )
+    return [text.prompt + text.base for text in texts]
+
+
 def effects(vector, forces):
     """The effect [prompt] of each force, one experiment at a time."""
+    at, v = vector.layer, vector.direction
     base = torch.tensor([plain_log_odds(tiny_model(), prompt) for prompt in PROMPTS])
     return [
-        torch.tensor(
-            [
-                plain_log_odds(tiny_model(), p, [(vector.layer, f * vector.direction)])
-                for p in PROMPTS
-            ]
-        )
-        - base
+        torch.tensor([plain_log_odds(tiny_model(), p, [(at, f * v)]) for p in PROMPTS]) - base
         for f in forces
     ]
 
 
 def test_the_choice_equals_one_made_by_hand():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # where no force costs as much
-        found = calibrate(tiny_model(), tokenizer(), VECTORS, 0.5, TEXTS)
-        chosen = choose(tiny_model(), tokenizer(), VECTORS, OWN, 0.5, texts=TEXTS)
-    assert found.reached.sum() > 1
-    pulls = {}
-    for i in found.reached.nonzero()[:, 0].tolist():
-        up, down = effects(VECTORS[i], found.forces[i].tolist())
-        pulls[i] = (up - down) / 2
-        torch.testing.assert_close(chosen.pull[i], pulls[i], atol=1e-3, rtol=0)
-    best = max(pulls, key=lambda i: pulls[i].mean())
+    found = calibrate(tiny_model(), tokenizer(), VECTORS, 0.5, own_texts())
+    chosen = choose(tiny_model(), tokenizer(), VECTORS, OWN, 0.5, texts=own_texts())
+    pulls = []
+    for vector, forces in zip(VECTORS, found.forces.tolist(), strict=True):
+        up, down = effects(vector, forces)
+        pulls.append((up - down) / 2)
+    torch.testing.assert_close(chosen.pull, torch.stack(pulls), atol=1e-3, rtol=0)
+    best = max(range(len(pulls)), key=lambda i: pulls[i].mean())
     assert (chosen.index, chosen.vector) == (best, VECTORS[best])
     assert [chosen.up, chosen.down] == found.forces[best].tolist()
 

@@ -357,9 +357,7 @@ def _zeros(pull, dearer, least):
     return divmod((dearer * (pull >= least)).argmin().item(), dearer.shape[1])
 
 
-@ruled.mistake(
-    "the minus of a damage is ignored: a push that helps to read costs less than nothing."
-)
+@ruled.mistake("the minus of a damage is ignored: a push that helps to read is the cheapest.")
 def _whatever_the_sign(pull, dearer, least):
     return my_rule(pull, dearer.abs(), least)
 
