@@ -1,6 +1,6 @@
 """Activation steering, one small module a subject, in the order of the notebooks.
 
-``checks``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots`` and
+``checks``, ``chat``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots`` and
 ``concepts`` serve them all. Imports run one way, ``pairs → activations → directions → positions →
 steering → generation → evaluation → sweeps → statistics → folklore → views → explorer``, and a
 reader who finished notebook NN can read its modules. ``exercises`` and ``training`` are imported
