@@ -1,10 +1,11 @@
 """Activation steering, one small module a subject, in the order of the notebooks.
 
-``checks``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots``,
+``checks``, ``chat``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots``,
 ``pair_files`` and ``concepts`` serve them all. Imports run one way, ``pairs → activations →
-directions → positions → steering → generation → evaluation → sweeps → statistics → folklore → views
-→ explorer``, and a reader who finished notebook NN can read its modules. ``exercises`` and
-``training`` are imported by none of them; ``python -m helpers`` (``preflight``) checks the set-up.
+directions → positions → steering → generation → evaluation → sweeps → calibration → choice →
+statistics → folklore → views → explorer``, and a reader who finished notebook NN can read its
+modules. ``exercises`` and ``training`` are imported by none of them; ``python -m helpers``
+(``preflight``) checks the set-up.
 """
 
 import os

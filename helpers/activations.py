@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .batches import READING, Batches
+from .chat import answer_starts
 from .checks import SteeringError, checked, finite
 from .concepts import SENTIMENT
 from .hooks import hooked, refuse_inside_steer
@@ -53,20 +54,23 @@ def residual_stream(model, tokenizer, prompts, position=-1, batch_tokens=READING
 
     Parameters
     ----------
-    prompts : list of str
-    position : int or "mean"
+    prompts : list of str or of dialogues
+    position : int, "mean" or "answer"
         Which token of each prompt: -1 is the last real one, 0 the first. ``"mean"`` averages
         all of them but the first, which in GPT-2 carries a massive activation
-        (Sun et al. 2024, arXiv 2402.17762).
+        (Sun et al. 2024, arXiv 2402.17762). ``"answer"`` averages those of the answer with which
+        each dialogue ends.
     batch_tokens : int
         Tokens in one forward pass; the result does not depend on it.
 
     Returns float32 [layer, prompt, d_model] on the CPU.
-    Raises SteeringError for prompts that cannot be used, or that have no token at this position.
+    Raises SteeringError for prompts that cannot be used, or that have no token at this position,
+    as a text has no answer.
     """
     refuse_inside_steer(model, only_rows=True)
     everything = encode(model, tokenizer, prompts)
-    weights = _token_weights(everything["attention_mask"], position)
+    starts = answer_starts(tokenizer, prompts) if position == "answer" else [1]
+    weights = _token_weights(everything["attention_mask"], position, starts)
     lengths = everything["attention_mask"].sum(1).tolist()
     cache = torch.empty(len(blocks(model)), len(lengths), d_model(model))
 
@@ -87,12 +91,15 @@ def _pick(hidden, weights) -> Tensor:
     return torch.einsum("btd,bt->bd", hidden.float(), weights.to(hidden.device)).cpu()
 
 
-def _token_weights(attention_mask, position) -> Tensor:
-    """[batch, token]: 1 at the wanted token of each right-padded row, or a mean's weights."""
+def _token_weights(attention_mask, position, starts) -> Tensor:
+    """[batch, token]: 1 at the wanted token of each right-padded row, or a mean's weights.
+
+    ``starts`` [row or 1] is where a mean begins.
+    """
     columns = torch.arange(attention_mask.shape[1], device=attention_mask.device)
     last = last_token(attention_mask)[:, None]
-    if position == "mean":
-        chosen = (columns >= 1) & (columns <= last)
+    if position in ("mean", "answer"):
+        chosen = (columns >= torch.tensor(starts)[:, None].to(last)) & (columns <= last)
     else:
         wanted = position if position >= 0 else last + 1 + position
         chosen = (columns == wanted) & (columns <= last)

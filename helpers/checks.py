@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+ROLES = ("system", "user", "assistant")
 MOST_FORCE = torch.finfo(torch.float32).max ** 0.5  # layer norms square what is in the stream
 
 
@@ -169,8 +170,76 @@ def activations(value, name, axes=99) -> Tensor:
     refuse(value, name, f"a tensor [{'..., ' * (axes > 2)}prompt, d_model] of finite floats")
 
 
-def texts(value, name, empty=False, once=False) -> list[str]:
-    """Texts that a tokenizer can read; ``empty`` ones and none only if so, each ``once`` if so."""
+class Dialogue(str):
+    """Messages of a chat, as one prompt: ``Dialogue([{"role": "user", "content": "Hello"}])``.
+
+    As a text it is a form for people; ``helpers.chat`` writes what the model reads. ``messages``
+    holds (role, content) of each. Equal to what has the same messages, and to no plain text.
+    Raises SteeringError for messages that are not in order.
+    """
+
+    def __new__(cls, messages):
+        messages = listed(messages, "messages", "a list of messages")
+        if fault := cls.fault(messages):
+            raise SteeringError(f"This is no dialogue ({shown(messages)}): {fault}.")
+        pairs = tuple((message["role"], str(message["content"])) for message in messages)
+        dialogue = super().__new__(cls, " / ".join(f"{role}: {text}" for role, text in pairs))
+        dialogue.messages = pairs
+        return dialogue
+
+    @staticmethod
+    def fault(messages) -> str | None:
+        """What to mend in messages that make no dialogue."""
+        for n, message in enumerate(messages, start=1):
+            if not isinstance(message, Mapping) or set(message) != {"role", "content"}:
+                return f"message {n} must have a role, a content and nothing else"
+            if not isinstance(message["role"], str) or message["role"] not in ROLES:
+                return f"the role of message {n} must be one of {', '.join(ROLES)}"
+            if not isinstance(message["content"], str):
+                return f"the content of message {n} must be a text"
+        if not any(message["role"] == "user" for message in messages):
+            return "give a message of the user"
+        return (
+            None if messages[-1]["content"].strip() else "its last message is empty: leave it out"
+        )
+
+    @property
+    def answer(self) -> str | None:
+        """The last message if it is the assistant's: an answer that the model goes on with."""
+        role, content = self.messages[-1]
+        return content if role == "assistant" else None
+
+    @property
+    def dicts(self) -> list[dict[str, str]]:
+        """The messages in the form in which they were given."""
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+    def __repr__(self):
+        return repr(self.dicts)
+
+    def __eq__(self, other):
+        return isinstance(other, Dialogue) and self.messages == other.messages
+
+    def __ne__(self, other):  # that of str would compare the texts
+        return not self == other
+
+    def __hash__(self):
+        return hash(self.messages)
+
+    def __getnewargs__(self):  # for copies
+        return (self.dicts,)
+
+    def __add__(self, other):
+        raise SteeringError("A dialogue cannot be joined to a text: change one of its messages.")
+
+    __radd__ = __add__
+
+
+def texts(value, name, empty=False, once=False, chat=False) -> list[str]:
+    """Texts that a tokenizer can read; ``empty`` ones and none only if so, each ``once`` if so.
+
+    Where they may be a ``chat``, a list of messages becomes a ``Dialogue``.
+    """
     kind = name.split("_")[-1] if name.endswith("s") else name  # positive_words are words
     if isinstance(value, str):
         raise SteeringError(f"Expected a list of {kind}, got one string: use [{shown(value)}].")
@@ -178,13 +247,20 @@ def texts(value, name, empty=False, once=False) -> list[str]:
     if not found and not empty:
         raise SteeringError(f"The list of {kind} is empty: give at least one.")
     for place, text in enumerate(found, start=1):
-        if isinstance(text, Mapping) and "role" in text:
-            problem, mend = "is a chat message", "use tokenizer.apply_chat_template"
+        fault = Dialogue.fault(text) if chat and isinstance(text, list | tuple) else None
+        if chat and isinstance(text, list | tuple) and not fault:
+            text = found[place - 1] = Dialogue(text)
+        if fault:
+            problem, mend = "is no dialogue", fault
+        elif isinstance(text, Mapping) and "role" in text and chat:
+            problem, mend = "is a chat message", "prompts are a list of dialogues, [[...], ...]"
+        elif isinstance(text, Dialogue) and not chat:
+            problem, mend = "is a dialogue", "give a str"
         elif not isinstance(text, str):
             problem, mend = "is no text", "give a str"
         elif not empty and not text.strip():
             problem, mend = "is empty", "write some text"
-        elif text.encode(errors="replace").decode() != text:
+        elif text.encode(errors="replace").decode() != str(text):
             problem, mend = "holds half a character", "take the lone surrogate out"
         else:
             continue
@@ -192,12 +268,13 @@ def texts(value, name, empty=False, once=False) -> list[str]:
         raise SteeringError(f"{which} {problem} ({shown(text)}): {mend}.")
     if once and len(set(found)) < len(found):
         raise SteeringError(f"{name} must be different, got {shown(sorted(found))}.")
-    return [str(entry) for entry in found]  # NumPy's texts are of another class
+    # NumPy's texts are of another class.
+    return [entry if isinstance(entry, Dialogue) else str(entry) for entry in found]
 
 
-def text(value, name, empty=False) -> str:
+def text(value, name, empty=False, chat=False) -> str:
     """A single text."""
-    return texts([value], name, empty)[0]
+    return texts([value], name, empty, chat=chat)[0]
 
 
 def pairs(value, name) -> list[tuple[str, str]]:
@@ -208,11 +285,21 @@ def pairs(value, name) -> list[tuple[str, str]]:
     for pair in found:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise SteeringError(f"Expected a pair (positive, negative), got {shown(pair)}.")
-    found = list(zip(*(texts(side, "prompts") for side in zip(*found, strict=True)), strict=True))
+    sides = (texts(side, "prompts", chat=True) for side in zip(*found, strict=True))
+    found = list(zip(*sides, strict=True))
     for one, other in found:
         if one.strip() == other.strip():
             raise SteeringError(f"Both prompts of a pair are {one!r}: there is no contrast.")
     return found
+
+
+def steered_text(value, name):
+    """A ``SteeredText``; its prompt may be a list of messages."""
+    if not hasattr(value, "steered") or isinstance(value, type):
+        refuse(value, name, WRITTEN)
+    prompt, *written = value
+    prompt = text(prompt, "prompt", empty=True, chat=True)
+    return type(value)(prompt, *texts(written, "texts", empty=True))
 
 
 def by_name(value, name) -> dict:
@@ -235,11 +322,16 @@ def trials_by_label(value) -> bool:
     return isinstance(value, Mapping) and all(hasattr(x, "verdicts") for x in value.values())
 
 
+def _position(value, name) -> int | str:
+    """A number, or a word for several tokens."""
+    return str(value) if str(value) in ("mean", "answer") else place(value, name)
+
+
 rows = partial(activations, axes=2)
 above_0 = number("a whole number above 0", lambda n: n > 0, Integral)
 from_0 = number("a whole number, 0 or above", lambda n: n >= 0, Integral)
 whole = number("a whole number", kind=Integral)
-place = number("an integer or 'mean'", kind=Integral)
+place = number("an integer, 'mean' or 'answer'", kind=Integral)
 real = number("a finite number")
 not_negative = number("a number, 0 or above", lambda x: x >= 0)
 vector = rule("a SteeringVector (SteeringVector.from_raw makes one from numbers)", "raw_norm")
@@ -247,7 +339,6 @@ by_layer = several(vector, "a SteeringVector or a list of them (of a dict its va
 vectors = several(vector, "a SteeringVector or a list of them (of a dict its values)", alone=True)
 WRITTEN = "what generate(...) returns (what sweep_texts(...) returns has its .price already)"
 two_lists = rule("two lists of tokens, as word_sides(...) gives", lambda x: len(x) == 2)
-steered_text = rule(WRITTEN, lambda x: hasattr(x, "steered") and texts(x, "texts", empty=True))
 steered_texts = several(steered_text, WRITTEN)
 TABLE = [
     ("model", rule("the first of model, tokenizer = load_model(...)", "generate")),
@@ -277,14 +368,17 @@ TABLE = [
     ("layer", whole),
     ("layers", several(whole, "a list of layers")),
     ("prompt_lengths", several(above_0, "a whole number above 0 or a list of them", alone=True)),
-    ("position", lambda value, name: "mean" if str(value) == "mean" else place(value, name)),
+    ("position", _position),
     ("positions", text),
     ("padding_side", rule("'left' or 'right'", lambda side: side in ("left", "right"))),
-    ("prompts sentences requests questions instructions", texts),
+    ("prompts", partial(texts, chat=True)),
+    ("sentences requests questions instructions", texts),
     ("words sides", partial(texts, once=True)),
     ("texts continuations", partial(texts, empty=True)),
-    ("prompt name follow_up", text),
-    ("text method model_name fingerprint", partial(text, empty=True)),
+    ("prompt", partial(text, chat=True)),
+    ("text", partial(text, empty=True, chat=True)),
+    ("name follow_up", text),
+    ("method model_name fingerprint", partial(text, empty=True)),
     ("pairs", pairs),
     ("seed", several(from_0, "a whole number or a list of them", alone=True)),
     ("temperature", not_negative),

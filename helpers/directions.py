@@ -277,8 +277,9 @@ def find_vectors(
     Parameters
     ----------
     pairs : list of (positive, negative)
+        Two texts or dialogues each.
     method : {"mean_difference", "pca", "probe"}
-    position : int or "mean"
+    position : int, "mean" or "answer"
         Where to read each prompt, as in ``residual_stream``.
 
     Returns a list: ``vectors[layer]``. Raises SteeringError for pairs that cannot be used, or

@@ -94,7 +94,9 @@ class Explorer:
             widgets.SelectionSlider, "Force", options=self._marks(layer), value=0.0
         )
         self.force = labelled(widgets.BoundedFloatText, "Force number", value=0.0)
-        self.prompt = labelled(widgets.Combobox, "Prompt", value=prompt, options=suggested)
+        self._prompts = {str(one): one for one in (prompt, *suggested)}  # perhaps dialogues
+        shown = {"value": str(prompt), "options": list(map(str, suggested))}
+        self.prompt = labelled(widgets.Combobox, "Prompt", **shown)
         self.vector = labelled(widgets.Dropdown, "Vector", options=names)
         self.length = labelled(widgets.BoundedIntText, "New tokens", value=24, min=1, max=60)
         self.seed = labelled(widgets.BoundedIntText, "Seed", value=0, max=9999)
@@ -129,7 +131,8 @@ class Explorer:
     @property
     def setting(self) -> Setting:
         """What the controls say now."""
-        return Setting(*(control.value for control in self._fields))
+        prompt, *others = (control.value for control in self._fields)
+        return Setting(self._prompts.get(prompt, prompt), *others)
 
     def update(self, superseded=lambda: False):
         """Show the current setting: from the cache, or computed now.

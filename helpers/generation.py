@@ -8,6 +8,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 from transformers.utils import logging
 
+from .chat import answer_starts
 from .checks import SteeringError, checked, finite
 from .hooks import change, refuse_inside_steer
 from .models import encode
@@ -58,9 +59,10 @@ def generate(
 
     Parameters
     ----------
-    prompts : list of str
+    prompts : list of str or of dialogues
     vector, force, layer, positions
-        As in ``steer``; a row is a prompt.
+        As in ``steer``; a row is a prompt. An answer that a dialogue has begun counts as
+        generated.
     temperature : float
         0 takes the likeliest token each time and ignores the seed.
     top_k : int
@@ -84,7 +86,7 @@ def generate(
     pushed = forces.any(0).nonzero()[:, 0].tolist()  # at force 0 that is their text, too
     rows = torch.tensor([*bases, *pushed])
     both = torch.cat([torch.zeros(len(forces), len(bases)), forces[:, pushed]], 1)
-    lengths = batch["attention_mask"].sum(1)[rows]
+    lengths = _prompt_lengths(tokenizer, prompts, batch["attention_mask"])[rows]
     noise = _SharedNoise(model, [keys[row] for row in rows], temperature, top_k)
 
     def read(ids):
@@ -119,6 +121,15 @@ def generate(
             pad_token_id=tokenizer.pad_token_id,
         )
     return read(output)
+
+
+def _prompt_lengths(tokenizer, prompts, attention_mask) -> torch.Tensor:
+    """Tokens [prompt] of each; an answer that a dialogue has begun does not belong to it."""
+    lengths = attention_mask.sum(1)
+    for row, prompt in enumerate(prompts):
+        if getattr(prompt, "answer", None) is not None:
+            [lengths[row]] = answer_starts(tokenizer, [prompt])
+    return lengths
 
 
 def seed_list(seed, n) -> list[int]:

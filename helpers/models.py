@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from . import TORCH_CAME_FIRST
 from .batches import passing_bars
+from .chat import tokens_of
 from .checks import SteeringError, checked
 from .gguf_files import converted, smollm2
 
@@ -321,13 +322,13 @@ def with_hidden_state(output, hidden) -> Tensor | tuple:
 
 @checked
 def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0) -> dict[str, Tensor]:
-    """Tokenise prompts into one padded batch on the model's device.
+    """Tokenise prompts, texts or dialogues, into one padded batch on the model's device.
 
     Pad on the right for reading (every real token keeps its position), on the left for
     generating ``new_tokens`` more, which must fit the context too.
     Returns ``{"input_ids", "attention_mask"}``, each [prompt, token]. Raises SteeringError for
-    a bare string, an empty list, an empty prompt, one longer than the context, or a tokenizer of
-    another vocabulary.
+    a bare string, an empty list, an empty prompt, one longer than the context, a dialogue without
+    a chat template for it, or a tokenizer of another vocabulary.
     """
     ids, context = token_ids(model, tokenizer, prompts), context_length(model)
     for prompt, own in zip(prompts, ids, strict=True):
@@ -341,7 +342,7 @@ def encode(model, tokenizer, prompts, padding_side="right", new_tokens=0) -> dic
 
 
 def token_ids(model, tokenizer, texts, **options) -> list[list[int]]:
-    """The tokens of each text; ``options`` are the tokenizer's.
+    """The tokens of each text or dialogue, as by ``chat.tokens_of``.
 
     Raises SteeringError for a text that is far too long, one without a token, and tokens that the
     model does not have.
@@ -354,7 +355,7 @@ def token_ids(model, tokenizer, texts, **options) -> list[list[int]]:
             f"The text {longest[:40]!r}… has {len(longest)} characters, but {model_name(model)} "
             f"reads at most {context} tokens. Shorten it."
         )
-    ids = tokenizer(texts, **options)["input_ids"]
+    ids = tokens_of(tokenizer, texts, **options)
     if max(map(max, filter(None, ids)), default=0) >= len(model.get_input_embeddings().weight):
         raise SteeringError(
             f"The tokenizer has tokens that {model_name(model)} does not have: it belongs to "

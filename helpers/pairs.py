@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from html import escape
 
+from .chat import tokens_of
 from .checks import SteeringError, checked
 from .tables import Table
 
@@ -14,8 +15,11 @@ UNEQUAL = (
 
 @checked
 def tokens(tokenizer, text) -> list[str]:
-    """The tokens of a text as readable strings, special tokens included: ``["I", " think"]``."""
-    return [tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]]
+    """The tokens of a text as readable strings, special ones included: ``["I", " think"]``.
+
+    Of a dialogue those of its template.
+    """
+    return [tokenizer.decode([token]) for token in tokens_of(tokenizer, [text])[0]]
 
 
 @dataclass(frozen=True)

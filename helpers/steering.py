@@ -34,7 +34,8 @@ def steer(model, vector, force, layer=None, positions="all", prompt_lengths=None
         Which tokens to steer. Counted from the start of each text, so the result is the same
         with and without the KV cache. Padding is never steered.
     prompt_lengths : int or Tensor [row], optional
-        Real tokens in each prompt; needed unless ``positions="all"``.
+        Real tokens in each prompt; needed unless ``positions="all"``. Those before an answer are
+        told by ``chat.answer_starts``.
 
     Raises SteeringError, before the model is touched, for a force that is not finite or of the
     wrong shape, a layer out of range, a vector made on other weights, an unknown word for

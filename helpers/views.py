@@ -3,7 +3,7 @@
 Pure functions: the notebook draws its static twin with the same ones as the panel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from math import isnan, log2
 from os.path import commonprefix
@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 
 from . import plots
-from .checks import SteeringError, by_layer, checked, real, whole
+from .checks import RULES, SteeringError, by_layer, checked, real, whole
 from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .evaluation import log_odds_from, next_token_logits, perplexity, word_sides
@@ -77,6 +77,7 @@ def compute(model, tokenizer, vectors, scale, setting, concept=SENTIMENT, watch=
     Raises SteeringError as ``generate`` does, and for a list of another length.
     """
     check_layers(model, vectors=vectors, scale=scale)
+    setting = replace(setting, prompt=RULES["prompt"](setting.prompt, "prompt"))
     prompts, layer = [setting.prompt] * 2, resolve_layer(model, whole(setting.layer, "layer"))
     vector = vector_at(vectors, layer)
     forces = torch.tensor([0, real(setting.force, "force")])

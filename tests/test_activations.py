@@ -114,7 +114,7 @@ def test_a_mean_needs_a_second_token():
 
 @pytest.mark.parametrize("position", ["last", None, 1.0])
 def test_unknown_position(position):
-    message = f"position must be an integer or 'mean', got {position!r}"
+    message = f"position must be an integer, 'mean' or 'answer', got {position!r}"
     with pytest.raises(SteeringError, match=message):
         residual_stream(tiny_model(), tokenizer(), PROMPTS, position)
 
