@@ -355,7 +355,7 @@ def test_predictions_are_explained_where_they_begin():
 def test_mistake_16_the_choice_is_made_before_the_test_prompts_are_met(path, notebook, report):
     """Nothing that a notebook has measured on the test prompts may enter its choice."""
     sources = [_source(cell) for cell in _code(notebook)]
-    chooses = re.compile(r"\b(choose|search)\(|max\(afford")
+    chooses = re.compile(r"\bchoose\(")
     choices = [n for n, text in enumerate(sources) if chooses.search(text)]
     tests = [n for n, text in enumerate(sources) if "test_prompts" in text]
     if choices and tests and max(choices) >= min(tests):
