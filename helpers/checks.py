@@ -383,7 +383,7 @@ TABLE = [
     ("seed", several(from_0, "a whole number or a list of them", alone=True)),
     ("temperature", not_negative),
     ("confidence", number("a number between 0 and 1, such as 0.95", lambda x: 0 < x < 1)),
-    ("limit line", real),
+    ("limit", real),
     ("batch_tokens max_new_tokens top_k n n_layer most", above_0),
     ("n_random n_shuffled n_orthogonal n_pairs new_tokens", from_0),
 ]

@@ -419,4 +419,4 @@ def pull_by_depth(ax, trials) -> None:
         places = [depth[i] for i in rings], [one.pull[i].mean for i in rings]
         ax.plot(*places, "o", ms=13, mfc="none", color=colour)
     ax.set(xlabel="depth (0: first layer, 1: last)", ylabel=f"pull at {ALLOWED} bits of damage")
-    ax.legend()
+    ax.legend(loc="upper left")

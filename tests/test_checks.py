@@ -61,6 +61,13 @@ SETTING = Setting("We liked", "a", 1, 2.0, 3, 0)
 SCALE = [5.0, 6.0, 7.0]
 
 
+# What the model itself reads well.
+WRITTEN = [
+    text.prompt + text.base
+    for text in generate(MODEL, TOKENIZER, PROMPTS, V[0], 0.0, max_new_tokens=30, temperature=0)
+]
+
+
 def alone(function, **options):
     return function, options
 
@@ -107,8 +114,8 @@ GOOD = {
         sweep_texts, prompts=PROMPTS, vectors=V, forces=[1.0], max_new_tokens=2, priced=False,
         seed=0, batch_tokens=8192,
     ),
-    "calibrate": with_model(calibrate, vectors=V, budget=0.5, texts=["We", "They like it"]),
-    "choose": with_model(choose, vectors=V, budget=0.5, concept=SENTIMENT),
+    "calibrate": with_model(calibrate, vectors=V, budget=0.5, texts=WRITTEN),
+    "choose": with_model(choose, vectors=V, budget=0.5, concept=SENTIMENT, texts=WRITTEN),
     "mean_with_interval": alone(mean_with_interval, values=[1.0, 2.0], confidence=0.9, seed=0),
     "auc_with_interval": alone(
         auc_with_interval, positive=[1.0, 2.0], negative=[0.0, 1.0], confidence=0.9
@@ -391,7 +398,8 @@ BAD = [
     ("Explorer", {"vectors": {"a": 5}}, r"vectors\['a'\] must be a SteeringVector .*got 5"),
     ("Explorer", {"vectors": {"a": V[:2]}}, "a has 2 entries, but tiny-gpt2 has 3 layers"),
     ("Explorer", {"limits": [[1.0, 1.0]]}, "limits has 1 entries, but tiny-gpt2 has 3 layers"),
-    ("Explorer", {"line": "a"}, "line must be a finite number"),
+    ("Explorer", {"budget": "a"}, "budget must be a number above 0"),
+    ("Explorer", {"limits": [0.5]}, "limits must be a table"),
 ]
 
 

@@ -80,7 +80,7 @@ def assert_shows(panel, setting):
     assert panel.setting == panel.result.setting == setting
     expected = expected_result(setting)
     assert panel.result == expected
-    assert write_sentence(expected, 0.5) in Page(panel.sentence.value).text
+    assert write_sentence(expected, [0.5, 0.5]) in Page(panel.sentence.value).text
     assert panel.texts.value == write_texts(expected)
     assert panel.chart.value == plots.png(draw_words(expected), **explorer.QUICK)
     assert panel.chart.layout.visibility != "hidden"
