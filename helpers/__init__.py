@@ -3,8 +3,8 @@
 ``checks``, ``chat``, ``batches``, ``gguf_files``, ``models``, ``hooks``, ``tables``, ``plots``,
 ``pair_files`` and ``concepts`` serve them all. Imports run one way, ``pairs → activations →
 directions → positions → steering → generation → evaluation → sweeps → calibration → choice →
-statistics → folklore → views → explorer``, and a reader who finished notebook NN can read its
-modules. ``exercises`` and ``training`` are imported by none of them; ``python -m helpers``
+statistics → folklore → protocol → views → explorer``, and a reader who finished notebook NN can
+read its modules. ``exercises`` and ``training`` are imported by none of them; ``python -m helpers``
 (``preflight``) checks the set-up.
 """
 

@@ -277,25 +277,29 @@ def price(model, tokenizer, texts) -> Tensor:
 
 
 @checked
-def repetition(texts, n=2) -> Tensor:
-    """Share [text] of the word n-grams that stood before in the same text: 0 none, near 1 a loop.
+def repetition(texts, n=2, unit="word") -> Tensor:
+    """Share [text] of the n-grams that stood before in the same text: 0 none, near 1 a loop.
 
-    NaN for a text without an n-gram.
+    Of words, or, with ``unit="character"``, of letters, signs and spaces: four of them also see a
+    loop inside words, or one that commas break up. NaN for a text without an n-gram.
     """
-    return 1 - torch.tensor([distinct([text], n) for text in texts])
+    return 1 - torch.tensor([distinct([text], n, unit) for text in texts])
 
 
 @checked
-def distinct(texts, n=2) -> float:
-    """distinct-n: different word n-grams over all of them, in the texts together.
+def distinct(texts, n=2, unit="word") -> float:
+    """distinct-n: different n-grams over all of them, in the texts together.
 
-    Low where texts repeat themselves or each other (Li et al. 2016, arXiv 1510.03055); compare
-    only collections of equal size. NaN without an n-gram.
+    Of words or characters, as in ``repetition``. Low where texts repeat themselves or each other
+    (Li et al. 2016, arXiv 1510.03055); compare only collections of equal size. NaN without an
+    n-gram. Raises SteeringError for another unit.
     """
+    if unit not in ("word", "character"):
+        raise SteeringError(f"unit must be 'word' or 'character', got {unit!r}.")
     grams = []
     for text in texts:
-        words = text.lower().split()
-        grams += zip(*(words[i:] for i in range(min(n, len(words) + 1))), strict=False)
+        parts = text.lower().split() if unit == "word" else " ".join(text.lower().split())
+        grams += zip(*(parts[i:] for i in range(min(n, len(parts) + 1))), strict=False)
     return len(set(grams)) / len(grams) if grams else float("nan")
 
 

@@ -37,6 +37,7 @@ from helpers.generation import SteeredText, generate
 from helpers.models import SteeringError, encode
 from helpers.pairs import check_pairs, split, tokens
 from helpers.panels import LayerExplorer
+from helpers.protocol import evaluate
 from helpers.statistics import auc_with_interval, controls, mean_with_interval
 from helpers.steering import ablate, steer
 from helpers.sweeps import sweep, sweep_damage, sweep_texts
@@ -66,6 +67,10 @@ WRITTEN = [
     text.prompt + text.base
     for text in generate(MODEL, TOKENIZER, PROMPTS, V[0], 0.0, max_new_tokens=30, temperature=0)
 ]
+
+
+FEW = replace(SENTIMENT, test_prompts=SENTIMENT.test_prompts[:2], dev_prompts=PROMPTS)
+FEW = replace(FEW, positive_requests=[], negative_requests=[])
 
 
 def alone(function, **options):
@@ -116,6 +121,9 @@ GOOD = {
     ),
     "calibrate": with_model(calibrate, vectors=V, budget=0.5, texts=WRITTEN),
     "choose": with_model(choose, vectors=V, budget=0.5, concept=SENTIMENT, texts=WRITTEN),
+    "evaluate": with_model(
+        evaluate, concept=FEW, budget=0.5, layers=[0], texts=WRITTEN, seed=0, max_new_tokens=2
+    ),
     "mean_with_interval": alone(mean_with_interval, values=[1.0, 2.0], confidence=0.9, seed=0),
     "auc_with_interval": alone(
         auc_with_interval, positive=[1.0, 2.0], negative=[0.0, 1.0], confidence=0.9
