@@ -1,6 +1,7 @@
 """Every notebook also runs on other models, and with another concept; outputs are not compared.
 
-One other model has another architecture, depth and width, and random weights; one is a real
+One other model has another architecture, depth and width, and random weights but for sixteen
+sentences that it has learned by heart, so that a push can damage its reading; one is a real
 language model, where its package is installed. The other concept has five pairs, other words,
 prompts and sentences, and not as many of one label as of the other. nbval runs the cells because,
 unlike other runners, it does not swallow an exception raised in a widget's callback.
@@ -27,12 +28,14 @@ LINES_SHOWN = 60
 
 
 @pytest.fixture(scope="session")
-def random_llama(tmp_path_factory):
-    """Folder with a random-weight Llama that shares only the tokenizer with the bundled model."""
+def other_llama(tmp_path_factory):
+    """Folder with a Llama that shares only the tokenizer with the bundled model."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("random-llama")
+    from helpers.calibration import ORDINARY
+
+    folder = tmp_path_factory.mktemp("other-llama")
     for file in POCKET.glob("token*"):
         shutil.copy(file, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -49,7 +52,17 @@ def random_llama(tmp_path_factory):
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    batch = tokenizer(ORDINARY, padding=True, return_tensors="pt")
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+    assert loss < 1  # in nats; guessing is 9
+    model.save_pretrained(folder)
     return folder
 
 
@@ -75,8 +88,8 @@ def run_with(notebook, seconds=SECONDS_PER_NOTEBOOK, **environment):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_on_another_model(notebook, random_llama):
-    run_with(notebook, STEERING_MODEL=str(random_llama))
+def test_notebook_runs_on_another_model(notebook, other_llama):
+    run_with(notebook, STEERING_MODEL=str(other_llama))
 
 
 @pytest.mark.skipif(bool(LACKING), reason=LACKING)
