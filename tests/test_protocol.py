@@ -219,7 +219,7 @@ def test_dialogues_are_evaluated_and_asked_in_their_system_message():
         ({"concept": replace(BARE, test_prompts=["One"])}, "One test prompt has no interval"),
         ({"concept": replace(BARE, judge=lambda texts: [1.0])}, "judge"),
     ],
-    ids=str,
+    ids=["layer", "no layer", "budget", "texts", "concept", "one prompt", "judge"],
 )
 def test_what_cannot_be_right_is_refused(changes, message):
     given = {"concept": BARE, "texts": own_texts("llama"), "max_new_tokens": 3, **changes}
