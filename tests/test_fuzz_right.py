@@ -4,6 +4,7 @@ Every run draws the same ones, unless STEERING_FUZZ_MINUTES says for how long to
 """
 
 import math
+import warnings
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -13,14 +14,14 @@ import torch
 
 from helpers.activations import capture, residual_stream
 from helpers.batches import Batches
-from helpers.choice import choose
+from helpers.calibration import calibrate
 from helpers.directions import METHODS, SteeringVector, cosines
 from helpers.evaluation import distinct, log_odds, perplexity, price, repetition
 from helpers.generation import SteeredText, generate
-from helpers.models import SteeringError, encode
+from helpers.models import encode
 from helpers.statistics import auc_with_interval, mean_with_interval
 from helpers.steering import ablate, steer
-from helpers.sweeps import TextSweep, sweep, sweep_damage
+from helpers.sweeps import sweep, sweep_damage
 from test_checks import MODEL, TOKENIZER
 from tiny_models import logits_of, make_vector, plain_log_odds, plain_push, tiny_model, token_ids
 
@@ -132,7 +133,7 @@ def the_texts(model, pushed, seed, temperature, top_k, positions):
         assert found[0].base == TOKENIZER.decode(ids[len(start) :], skip_special_tokens=True)
 
 
-def the_sweeps(model, prompts, vectors, sizes, batch, limit):
+def the_sweeps(model, prompts, vectors, sizes, batch, budget):
     forces = torch.tensor(sorted({*sizes, *(-size for size in sizes)}))
     swept = sweep(model, TOKENIZER, prompts, vectors, forces, batch_tokens=batch)
     texts = [f"{prompt} it is" for prompt in prompts]
@@ -143,19 +144,18 @@ def the_sweeps(model, prompts, vectors, sizes, batch, limit):
         near_to(swept.effect[v, f, row], effect)
         ids = TOKENIZER(texts[row])["input_ids"]
         near_to(damage[v, f, row], plain_bits(model, ids, 1, push) - plain_bits(model, ids))
-    written = TextSweep([], 5 * damage.abs(), vectors, swept.forces, prompts)
-    pull, cost = {}, {}
     for v, f in np.ndindex(len(vectors), len(sizes)):
         up, down = len(sizes) + f, len(sizes) - 1 - f
-        pull[v, f] = (swept.effect[v, up] - swept.effect[v, down]).mean() / 2
-        cost[v, f] = 5 * max(damage[v, up].abs().mean(), damage[v, down].abs().mean())
-    if allowed := [cell for cell in pull if cost[cell] < limit]:
-        found = choose(swept, written, limit)
-        near_to(pull[found.index, found.size], max(pull[cell] for cell in allowed))
-        assert cost[found.index, found.size] < limit + 1e-4
-    else:
-        with pytest.raises(SteeringError, match="No setting costs less"):
-            choose(swept, written, limit)
+        pull = (swept.effect[v, up] - swept.effect[v, down]) / 2
+        near_to(swept.pull[v, f].mean(), pull.mean())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where no force costs as much
+        equal = calibrate(model, TOKENIZER, vectors, budget / 10, texts)
+    for v, sign in (~equal.forces.isnan()).nonzero().tolist():
+        force = equal.forces[v, sign].item()
+        assert (force > 0) == (sign == 0)
+        lost = sweep_damage(model, TOKENIZER, texts, vectors[v], [force], batch)[0, 0]
+        near_to(equal.damage[v, sign].mean(), lost.mean())
 
 
 def the_perplexities(model, prompts, tails, batch):
