@@ -162,11 +162,16 @@ def _without_repetition(up, down):
     return [((up - down) / 2).mean()] * 2
 
 
-@paired.mistake("that holds the middle 90 % of the means: 95 % leave out 2.5 on either side.")
-def _ninety(up, down):
+def _between(up, down, ends):
+    """Percentiles of ten thousand bootstrap means of the pull."""
     pull = (np.asarray(up) - np.asarray(down)) / 2
     drawn = np.random.default_rng(0).integers(0, len(pull), size=(10_000, len(pull)))
-    return np.percentile(pull[drawn].mean(axis=1), [5, 95])
+    return np.percentile(pull[drawn].mean(axis=1), ends)
+
+
+@paired.mistake("that holds the middle 90 % of the means: 95 % leave out 2.5 on either side.")
+def _ninety(up, down):
+    return _between(up, down, [5, 95])
 
 
 @paired.mistake("the pull is half of (up minus down): yours is twice as large.")
@@ -178,9 +183,7 @@ def _not_halved(up, down):
     "`np.percentile` counts to 100: 0.025 and 0.975 of a percent are both at the lower end."
 )
 def _shares_of_a_percent(up, down):
-    pull = (np.asarray(up) - np.asarray(down)) / 2
-    drawn = np.random.default_rng(0).integers(0, len(pull), size=(10_000, len(pull)))
-    return np.percentile(pull[drawn].mean(axis=1), [0.025, 0.975])
+    return _between(up, down, [0.025, 0.975])
 
 
 @paired.mistake("you added up and down: the pull is half of (up minus down).")
