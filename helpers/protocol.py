@@ -59,16 +59,28 @@ class Evaluation:
         return [(x * sign <= 0).float().mean().item() for x, sign in self._by_sign(self.effect)]
 
     @property
-    def worked(self) -> bool:
-        """Whether both effects surely have their sign, and no control pulls as much.
+    def verdicts(self) -> dict[str, bool]:
+        """Whether steering surely worked: on the next word and, with a judge, on whole texts.
 
-        The plan of notebook 07; it says nothing of whether asking does better.
+        On the next word both effects have their sign and no control pulls as much, which is the
+        plan of notebook 07; on the texts what the judge saw has its sign both ways. Neither says
+        whether asking does better.
         """
-        sure = all(
-            (found.low if sign > 0 else -found.high) > 0
-            for found, sign in self._by_sign(map(mean_with_interval, self.effect))
-        )
-        return sure and all(self.pull.mean() > some.abs().max() for some in self.rivals.values())
+        largest = max(some.abs().max() for some in self.rivals.values())
+        found = {"next word": self._sure(self.effect) and bool(self.pull.mean() > largest)}
+        if self.judged is not None:
+            found["written texts"] = self._sure(self.judged)
+        return found
+
+    @property
+    def worked(self) -> bool:
+        """Whether it worked on all that was judged."""
+        return all(self.verdicts.values())
+
+    def _sure(self, changes) -> bool:
+        """Whether the mean change up is surely above 0, and the one down surely below."""
+        known = (mean_with_interval(x[~x.isnan()]) for x in changes)
+        return all(min(sign * x.low, sign * x.high) > 0 for x, sign in self._by_sign(known))
 
     @staticmethod
     def _by_sign(values):
@@ -101,9 +113,12 @@ class Evaluation:
     @property
     def _notes(self) -> list[str]:
         vector, pull = self.choice.vector, _interval(self.pull)
-        verdict = "worked" if self.worked else "did not surely work"
+        verdict = ", ".join(
+            f"{'surely' if sure else 'not surely'} on the {where}"
+            for where, sure in self.verdicts.items()
+        )
         return [
-            f"{self.concept.name}: steering {verdict}. Layer {vector.layer} of "
+            f"{self.concept.name}: steering works {verdict}. Layer {vector.layer} of "
             f"{vector.model_name}, {self.budget:g} bits of damage, {len(self.pull)} held-out "
             f"prompts: pull {pull}.",
             *(
@@ -142,7 +157,7 @@ class Evaluation:
             "budget": self.budget,
             "forces": [self.choice.up, self.choice.down],
             "norms": self.norms,
-            "worked": self.worked,
+            "worked": self.verdicts,
             "effect": self.effect,
             "rivals": self.rivals,
             "price": self.price,
@@ -208,14 +223,15 @@ def evaluate(
     tried = [vectors[resolve_layer(model, layer)] for layer in layers]
     choice = choose(model, tokenizer, tried, concept, budget, texts=texts)
     forces, test = [choice.up, choice.down], concept.test_prompts
-    pushed = partial(sweep, model, tokenizer, test, forces=forces, concept=concept)
-
-    rivals = {}
     kinds = controls(model, tokenizer, choice.vector, concept, n_shuffled=20)
-    for name, some in kinds.items():
-        if some:
-            moved = pushed(vectors=some).effect
-            rivals[name] = (moved[:, 0] - moved[:, 1]).mean(-1) / 2
+    everyone = [choice.vector, *(vector for some in kinds.values() for vector in some)]
+    moved = sweep(model, tokenizer, test, everyone, forces, concept).effect
+    own, *others = moved.split([1, *map(len, kinds.values())])
+    rivals = {
+        name: (some[:, 0] - some[:, 1]).mean(-1) / 2
+        for name, some in zip(kinds, others, strict=True)
+        if len(some)
+    }
 
     how = {"seed": seed, "max_new_tokens": max_new_tokens}
     written = sweep_texts(model, tokenizer, test, choice.vector, forces, **how)
@@ -231,7 +247,7 @@ def evaluate(
         choice=choice,
         budget=budget,
         norms=tuple(force / norm for force in forces),
-        effect=pushed(vectors=choice.vector).effect[0],
+        effect=own[0],
         rivals=rivals,
         price=written.price[0],
         loops=torch.stack([repetition(some, unit="character", n=4) for some in versions]),

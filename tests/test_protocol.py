@@ -117,22 +117,38 @@ def test_the_report_says_what_was_found():
     assert table["push beyond the request"] == [str(mean_with_interval(x)) for x in gain]
     assert table["prompts the wrong way"] == ["0%", "0%"]
     text = repr(found)
-    assert "sentiment: steering worked. Layer 8 of pocket" in text and repr(found.table) in text
+    said = {True: "surely", False: "not surely"}
+    works = [f"{said[sure]} on the {where}" for where, sure in found.verdicts.items()]
+    assert f"sentiment: steering works {', '.join(works)}. Layer 8 of pocket" in text
+    assert repr(found.table) in text
     assert "best request up" in found._repr_html_()
 
 
-def test_it_worked_only_if_both_signs_are_sure_and_no_control_does_as_much():
+def test_it_works_on_the_next_word_if_both_signs_are_sure_and_no_control_does_as_much():
     found = bundled()
-    assert found.worked
-    assert not replace(found, effect=-found.effect).worked
-    assert not replace(found, effect=found.effect * torch.tensor([[1.0], [-1.0]])).worked
+
+    def works(**changes):
+        return replace(found, **changes).verdicts["next word"]
+
+    assert works()
+    assert not works(effect=-found.effect)
+    assert not works(effect=found.effect * torch.tensor([[1.0], [-1.0]]))
     unsure = found.effect.clone()
     unsure[1, ::2] *= -1
-    assert not replace(found, effect=unsure).worked
+    assert not works(effect=unsure)
     large = {**found.rivals, "random": torch.tensor([0.1, -found.pull.mean() - 0.1])}
-    assert not replace(found, rivals=large).worked
-    assert "did not surely work" in repr(replace(found, rivals=large))
+    assert not works(rivals=large)
+    assert "not surely on the next word" in repr(replace(found, rivals=large))
     assert replace(found, effect=-found.effect).wrong_way == [1, 1]
+
+
+def test_it_works_on_texts_if_the_judge_saw_it_both_ways():
+    seen = torch.tensor([[0.2, 0.4, 0.3], [-0.5, -0.4, -0.6]])
+    for judged, sure in [(seen, True), (-seen, False), (seen.abs(), False), (seen * 0, False)]:
+        found = replace(bundled(), judged=judged)
+        assert found.verdicts == {"next word": True, "written texts": sure}
+        assert found.worked is sure
+    assert replace(bundled(), judged=None).verdicts == {"next word": True}
 
 
 def test_a_figure_shows_every_control_and_our_own():
@@ -151,7 +167,7 @@ def test_what_is_saved_can_be_read(tmp_path):
     text = (tmp_path / "found.json").read_text(encoding="utf-8")
     kept = json.loads(text, parse_constant=pytest.fail)
     assert kept["price"] == [[None] * 6, [0.5] * 6]
-    assert kept["layer"] == found.choice.vector.layer and kept["worked"] is True
+    assert kept["layer"] == found.choice.vector.layer and kept["worked"] == found.verdicts
     assert kept["effect"] == found.effect.tolist()
     assert kept["texts"][1][2]["steered"] == found.texts[1][2].steered
     with pytest.raises(SteeringError, match="Nothing could be written"):
