@@ -29,7 +29,7 @@ BUDGETS = (0.25, 1.0)  # bits per token
 def compare_ways(cells, name):
     """For each budget and layer: pulls, differences from adding, and lengths moved, as texts."""
     os.environ |= {"STEERING_MODEL": name, "STEERING_DEVICE": "cpu"}
-    here = {"ORDINARY": ORDINARY}
+    here = {"ORDINARY": ORDINARY, "np": np}
     for cell in ("load-model", "ways"):
         exec(cells[cell], here)
     for budget in BUDGETS:
