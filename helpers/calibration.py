@@ -1,22 +1,23 @@
-"""The force that costs a stated damage, for a fair comparison of pushes (notebook 05)."""
+"""The strength that costs a stated damage, for a fair comparison of pushes (notebook 05)."""
 
 import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .activations import typical_norm
-from .checks import RULES, checked
+from .checks import RULES, SteeringError, checked, fitted, numbers, refuse
 from .directions import SteeringVector
 from .steering import as_list, layers_of
 from .sweeps import sweep_damage
 
 ORDINARY = json.loads(Path(__file__).with_name("ordinary.json").read_text(encoding="utf-8"))
 TOLERANCE = 0.05  # of the budget
-MOST_NORMS = 8  # typical norms beyond which no force is tried: what is left is the vector alone
+MOST = 40  # times the first force tried: none beyond is
 MOST_EVALUATIONS = 5
 
 
@@ -24,7 +25,7 @@ MOST_EVALUATIONS = 5
 class Calibration:
     """For each vector the force up and the force down that cost the budget."""
 
-    forces: Tensor  # [vector, 2]: the first above 0, the second below; NaN where none costs as much
+    forces: Tensor  # [vector, 2]: for + and for −; NaN where none costs as much
     damage: Tensor  # [vector, 2, text]: bits per token, measured at these forces
     vectors: list[SteeringVector]
     budget: float
@@ -40,7 +41,9 @@ class Calibration:
 
 
 @checked(texts=RULES["prompts"])
-def calibrate(model, tokenizer, vectors, budget=0.25, texts=ORDINARY) -> Calibration:
+def calibrate(
+    model, tokenizer, vectors, budget=0.25, texts=ORDINARY, way=None, start=None, middle=None
+) -> Calibration:
     """Find the force that costs a budget of damage, for + and − apart.
 
     Damage is how many bits per token worse the steered model reads ordinary texts, on average
@@ -60,69 +63,120 @@ def calibrate(model, tokenizer, vectors, budget=0.25, texts=ORDINARY) -> Calibra
         Bits per token, above 0.
     texts : list of str
         What is read; by default sixteen sentences of everyday life.
+    way : callable, optional
+        Another way to push than adding, as in ``sweep``. Its force may be in another unit.
+    start : Tensor [vector], optional
+        The first size of a force to try, instead of a fifth of the norm; the largest is 40 times
+        as large. (Eight typical norms: beyond, what is left of the stream is the vector alone.)
+    middle : Tensor [vector], optional
+        The force that pushes neither up nor down, if that is not 0: + and − are sought on its
+        two sides.
 
-    Warns of vectors for which no force up to eight typical norms costs as much, or none was found:
-    theirs are NaN. Raises SteeringError as ``sweep_damage`` does.
+    Warns of vectors for which no force costs as much, or none was found: theirs are NaN. Raises
+    SteeringError as ``sweep_damage`` does, and unless there is a start, or a middle, for each
+    vector.
     """
     vectors = as_list(vectors)
-    norms = typical_norm(model, tokenizer, prompts=texts)[layers_of(model, vectors)]
+    if start is None:
+        start = 0.2 * typical_norm(model, tokenizer, prompts=texts)[layers_of(model, vectors)]
+    middle = torch.zeros(len(vectors)) if middle is None else middle
+    if not len(vectors) == start.numel() == middle.numel():
+        raise SteeringError(f"Give a start and a middle for each of the {len(vectors)} vectors.")
+    start, middle = (each.flatten().repeat_interleave(2) for each in (start, middle))
     signs = torch.tensor([1.0, -1.0]).repeat(len(vectors))  # a row a vector and sign
-    search = _Search(norms.repeat_interleave(2), budget)
-    damage = torch.full((len(signs), len(texts)), torch.nan)
-    evaluations = 0
+
+    def cost(rows, sizes):
+        tried, forces = [vectors[row // 2] for row in rows], middle[rows] + signs[rows] * sizes
+        return sweep_damage(model, tokenizer, texts, tried, forces[:, None], way=way)[:, 0]
+
+    sizes, damage, evaluations = strength_at(cost, start, MOST * start, budget)
+    forces, damage = (each.view(len(vectors), 2, -1) for each in (middle + signs * sizes, damage))
+    return _with_warning(Calibration(forces[..., 0], damage, vectors, budget, evaluations))
+
+
+class Strengths(NamedTuple):
+    """For each row the strength that costs the budget."""
+
+    strengths: Tensor  # [row]; NaN where none was found
+    damage: Tensor  # [row, text]: bits per token, measured at these strengths
+    evaluations: int  # how often the cost was asked for
+
+
+@checked
+def strength_at(cost, start, end, budget=0.25) -> Strengths:
+    """Find the strength at which a push of any kind costs a budget of damage.
+
+    Every row is a push of its own, and all are tried at once: first at ``start``, then where the
+    damage found so far lets the budget be expected. ``calibrate`` says when a strength is taken.
+
+    Parameters
+    ----------
+    cost : callable
+        ``cost(rows, strengths)`` gives the damage [row, text] of some rows, numbered from 0, each
+        at its own strength [row]. The mean over the texts is held against the budget.
+    start, end : Tensor [row]
+        The first and the largest strength to try, above 0, in a unit of your own.
+    budget : float
+        Bits per token, above 0.
+
+    A row is NaN where no strength up to ``end`` costs as much, or none was found within five
+    tries: if even the weakest push costs more, say. Raises SteeringError unless start and end have
+    as many rows, and cost gives a row of finite numbers for each that it is asked for.
+    """
+    if start.shape != end.shape:
+        raise SteeringError(f"start has {len(start)} rows, end has {len(end)}: give as many.")
+    search, damage, evaluations = _Search(start, end, budget), None, 0
     while evaluations < MOST_EVALUATIONS and len(rows := search.left):
-        tried = [vectors[row // 2] for row in rows]
-        forces = (signs * search.force)[rows, None]
-        damage[rows] = sweep_damage(model, tokenizer, texts, tried, forces)[:, 0]
-        search.learn(rows, damage[rows].mean(-1))
+        found = fitted(cost(rows, search.strength[rows]), "damage", numbers)
+        if found.ndim != 2 or len(found) != len(rows):
+            refuse(list(found.shape), "The shape of what cost gives", f"[{len(rows)}, text]")
+        damage = found.clone() if damage is None else damage
+        damage[rows] = found
+        search.learn(rows, found.mean(-1))
         evaluations += 1
-    forces = (signs * search.force).where(search.found, torch.nan)
-    return _with_warning(
-        Calibration(
-            forces.view(-1, 2), damage.view(len(vectors), 2, -1), vectors, budget, evaluations
-        )
-    )
+    return Strengths(search.strength.where(search.found, torch.nan), damage, evaluations)
 
 
 class _Search:
-    """Where each row's budget lies, by a few measurements of what a force costs."""
+    """Where each row's budget lies, by a few measurements of what a strength costs."""
 
-    def __init__(self, norms, budget):
-        self.budget, self.top = budget, MOST_NORMS * norms
-        self.force = 0.2 * norms  # the next to try, or the one that was found
-        self.found = torch.zeros(len(norms), dtype=torch.bool)
-        # The largest force that cost too little and the smallest that cost too much, with their
-        # damage: [force and damage, row].
-        self.low = torch.zeros(2, len(norms))
-        self.high = torch.full((2, len(norms)), torch.inf)
-        self.slope = torch.full((len(norms),), 2.0)  # of log damage over log force, at first
+    def __init__(self, start, end, budget):
+        self.budget, self.top = budget, end
+        self.strength = start.clone()  # the next to try, or the one that was found
+        self.found = torch.zeros(len(start), dtype=torch.bool)
+        # The largest strength that cost too little and the smallest that cost too much, with
+        # their damage: [strength and damage, row].
+        self.low = torch.zeros(2, len(start))
+        self.high = torch.full((2, len(start)), torch.inf)
+        self.slope = torch.full((len(start),), 2.0)  # of log damage over log strength, at first
 
     @property
     def left(self) -> list[int]:
-        """The rows whose force is not found, and could be."""
+        """The rows whose strength is not found, and could be."""
         return (~self.found & (self.low[0] < self.top)).nonzero()[:, 0].tolist()
 
     def learn(self, rows, damage):
-        """Take in what the rows' forces cost, and set the next ones."""
-        force, budget, new = self.force[rows], self.budget, torch.stack([self.force[rows], damage])
+        """Take in what the rows' strengths cost, and set the next ones."""
+        strength, budget = self.strength[rows], self.budget
+        new = torch.stack([strength, damage])
         little = damage < budget
         before = self.low[:, rows].where(little, self.high[:, rows])
-        slope = (damage.log() - before[1].log()) / (force.log() - before[0].log())
+        slope = (damage.log() - before[1].log()) / (strength.log() - before[0].log())
         self.slope[rows] = slope.clip(1, 6).where(slope.isfinite(), self.slope[rows])
         self.low[:, rows] = new.where(little, self.low[:, rows])
         self.high[:, rows] = self.high[:, rows].where(little, new)
         low, high = self.low[:, rows], self.high[:, rows]
         self.found[rows] = ((damage / budget - 1).abs() <= TOLERANCE) | (high[0] <= 1.04 * low[0])
 
-        # Outside of all that is known, as a power of the force; where a push helps, just further.
+        # Outside of all that is known, as a power of the strength; if a push helps, just further.
         further = (budget / damage).pow(1 / self.slope[rows]).clip(0.25, 4).where(damage > 0, 3.0)
-        # Between two known forces as a square, which is nearly straight under the root.
+        # Between two known strengths as a square, which is nearly straight under the root.
         roots = [x.sign() * x.abs().sqrt() for x in (low[1], high[1])]
         share = (budget**0.5 - roots[0]) / (roots[1] - roots[0])
         inside = low[0] + share * (high[0] - low[0])
         bracketed = (low[0] > 0) & high[0].isfinite()
-        guess = inside.where(bracketed, (force * further).minimum(self.top[rows]))
-        self.force[rows] = force.where(self.found[rows], guess)
+        guess = inside.where(bracketed, (strength * further).minimum(self.top[rows]))
+        self.strength[rows] = strength.where(self.found[rows], guess)
 
 
 def _with_warning(result):

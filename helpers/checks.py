@@ -146,6 +146,13 @@ def scores(value, name) -> np.ndarray:
     return found.detach().numpy() if found.ndim == 1 else refuse(value, name, "a list of numbers")
 
 
+def strengths(value, name) -> Tensor:
+    """A number above 0 for each row; becomes a tensor [row]."""
+    found = numbers(value, name)
+    fits = found.ndim == 1 and len(found) and (found > 0).all()
+    return found if fits else refuse(value, name, "a list of numbers above 0, one for each row")
+
+
 def up_and_down(value, name) -> Tensor:
     """Two numbers, one for either sign, or a table of them [layer, 2]."""
     found = numbers(value, name)
@@ -353,7 +360,7 @@ TABLE = [
     ("ids", rule("a tensor of tokens [row, token]", lambda ids: getattr(ids, "ndim", 0) == 2)),
     ("strict priced other_weights", rule("True or False", lambda value: isinstance(value, bool))),
     ("xlabels ylabels", partial(listed, wanted="a list of labels")),
-    ("keep draw watch", rule("a function", callable)),
+    ("keep draw watch cost way", rule("a function", callable)),
     ("by judge", some_judge),
     ("other", vector),
     ("vector vectors", vectors),
@@ -363,6 +370,8 @@ TABLE = [
     ("factor", number("a number but 0 (it has no direction)", lambda x: x != 0)),
     ("positive negative", activations),
     ("values scale shares", scores),
+    ("start end", strengths),
+    ("middle", numbers),
     ("limits", up_and_down),
     ("force forces", forces),
     ("layer", whole),

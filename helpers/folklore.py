@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import plots
 from .activations import residual_stream, typical_norm
-from .calibration import calibrate
+from .calibration import Calibration, calibrate
 from .checks import SteeringError, checked
 from .concepts import SENTIMENT, Concept
 from .directions import METHODS, SteeringVector, cosines, find_vectors
@@ -168,27 +168,14 @@ def _interval(value, draws) -> Estimate:
 def _golden_layers(here):
     concept, golden = here.concept, here.golden
     layers = sorted({*some_layers(here.model, 8), *golden})
-    equal = calibrate(*here.both, [here.vectors[i] for i in layers], ALLOWED)
-    lost, reached = equal.damage.numpy(), equal.reached[:, None, None]
-    where = equal.vectors, equal.forces.nan_to_num(0.0), concept
-    on_dev, on_test = (
-        sweep(*here.both, prompts, *where).effect.where(reached, torch.nan).numpy()
-        for prompts in (concept.dev_prompts, concept.test_prompts)
-    )  # [layer, up and down, prompt]
+    compared = [here.vectors[i] for i in layers]
+    equal = calibrate(*here.both, compared, ALLOWED)
+    on_dev = _moves(*here.both, concept.dev_prompts, equal, concept)
+    on_test = _moves(*here.both, concept.test_prompts, equal, concept)
     tried = (on_dev[:, 0] - on_dev[:, 1]).mean(-1) / 2
     tried[np.isnan(tried) | np.isin(layers, golden)] = -np.inf
     rival = int(tried.argmax())
-
-    rng = np.random.default_rng(0)
-    drawn = []
-    for _ in range(500):  # sentences and prompts are drawn anew
-        some = rng.integers(0, on_test.shape[-1], on_test.shape[-1])
-        read = rng.integers(0, lost.shape[-1], lost.shape[-1])
-        # Damage grows about with the square of the force, the effect in proportion to it.
-        room = (ALLOWED / lost[..., read].mean(-1).clip(ALLOWED / 16)) ** 0.5
-        up, down = (on_test[..., some].mean(-1) * room).T
-        drawn.append((up - down) / 2)
-    drawn, found = np.array(drawn), (on_test[:, 0] - on_test[:, 1]).mean(-1) / 2
+    drawn, found = _drawn(on_test, equal), (on_test[:, 0] - on_test[:, 1]).mean(-1) / 2
 
     verdicts = []
     for place, layer in zip((7, 8), golden, strict=True):
@@ -198,6 +185,50 @@ def _golden_layers(here):
     pull = [_interval(found[i], drawn[:, i]) for i in range(len(layers))]
     shares = (equal.forces / here.scale[layers, None]).tolist()
     return verdicts, {"rival": layers[rival], "layers": layers, "equal": shares, "pull": pull}
+
+
+@checked
+def equal_pull(
+    model, tokenizer, vectors, concept=SENTIMENT, budget=ALLOWED, way=None, start=None, middle=None
+) -> tuple[Calibration, np.ndarray]:
+    """What pushes do to the test prompts when each costs the same, as in claim 1 of notebook 08.
+
+    Returns the calibration, and the pull in nats [draw, vector], scaled to exactly the budget:
+    first of the test prompts and sentences as they are, then of 500 draws of the bootstrap, which
+    are the same in every call, so that two calls can be compared draw by draw. NaN where no force
+    costs as much. ``way``, ``start`` and ``middle`` are those of ``calibrate``, as are warnings
+    and errors.
+    """
+    how = {"way": way, "start": start, "middle": middle}
+    equal = calibrate(model, tokenizer, vectors, budget, **how)
+    effect = _moves(model, tokenizer, concept.test_prompts, equal, concept, way)
+    whole = _at_budget(effect, equal.damage.numpy(), budget)
+    return equal, np.concatenate([whole[None], _drawn(effect, equal)])
+
+
+def _moves(model, tokenizer, prompts, equal, concept, way=None) -> np.ndarray:
+    """Effect of calibrated pushes [vector, up and down, prompt]; NaN where one is missing."""
+    where = (model, tokenizer, prompts, equal.vectors, equal.forces.nan_to_num(0.0), concept)
+    effect = sweep(*where, way=way).effect
+    return effect.where(equal.reached[:, None, None], torch.nan).numpy()
+
+
+def _at_budget(effect, lost, budget) -> np.ndarray:
+    """Pull [vector] if each push cost exactly the budget."""
+    # Damage grows about with the square of the force, the effect in proportion to it.
+    room = (budget / lost.mean(-1).clip(budget / 16)) ** 0.5
+    up, down = (effect.mean(-1) * room).T
+    return (up - down) / 2
+
+
+def _drawn(effect, equal) -> np.ndarray:
+    """Pull [draw, vector] at the budget, with sentences and prompts drawn anew."""
+    rng, drawn, lost = np.random.default_rng(0), [], equal.damage.numpy()
+    for _ in range(500):
+        some = rng.integers(0, effect.shape[-1], effect.shape[-1])
+        read = rng.integers(0, lost.shape[-1], lost.shape[-1])
+        drawn.append(_at_budget(effect[..., some], lost[..., read], equal.budget))
+    return np.array(drawn)
 
 
 # -- 2 · Short symmetric pairs give purer vectors

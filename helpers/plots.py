@@ -121,3 +121,44 @@ def intervals(ax, x, estimates, border=None, marker="o", colour=POSITIVE, label=
     if border is not None:
         ax.axhline(border, color="black", ls="--", lw=1)
     ax.margins(y=0.15)
+
+
+def pull_and_price(shares, pull, price) -> None:
+    """Show pull and price over forces as shares of the norm, with the borders of notebook 08.
+
+    ``pull`` are estimates of all shares, ``price`` of all but the first.
+    """
+    figure, axes = plt.subplots(2, 1, figsize=(7, 4.4), sharex=True)
+    intervals(axes[0], shares, pull, border=np.log(2))
+    intervals(axes[1], shares[1:], price, border=1)
+    axes[0].set(ylabel="pull (line: felt)")
+    axes[1].set(ylabel="price (line: broken)", xlabel="typical norms", xscale="log")
+    axes[1].set_xticks(shares, [f"{share:.2f}" for share in shares])
+    axes[1].minorticks_off()
+    show(figure, "Pull and price over the forces, with dashed borders.")
+
+
+def pull_by_pairs(pull, numbers) -> None:
+    """Show the pull [number, deal] of each deal of so many pairs, and the deals' mean."""
+    figure, ax = plt.subplots(figsize=(7, 2.8))
+    ax.plot(range(len(numbers)), pull, "o", color=NEUTRAL, alpha=0.4, ms=4)
+    ax.plot(pull.mean(1), "s-", color=POSITIVE, label="mean of the deals")
+    ax.set(xticks=range(len(numbers)), xticklabels=numbers, xlabel="pairs", ylabel="pull")
+    ax.legend(loc="lower right")
+    show(figure, "Pull by number of pairs: twenty deals each, and their mean.")
+
+
+def seen_or_missed(draws) -> None:
+    """Show a histogram a row of the means of small samples, split by whether each saw the effect.
+
+    ``draws`` maps a row's name to (means [draw], seen [draw], the mean of all texts).
+    """
+    figure, axes = plt.subplots(len(draws), 1, figsize=(7, 3.6), sharex=True)
+    for ax, (name, (means, seen, whole)) in zip(axes, draws.items(), strict=True):
+        looks = {"color": ["white", POSITIVE], "label": ["missed", "seen"]}
+        ax.hist([means[~seen], means[seen]], 40, stacked=True, ec=NEUTRAL, **looks)
+        ax.axvline(whole, color="black", ls="--")
+        ax.set(ylabel=name, yticks=[])
+    axes[0].legend()
+    axes[-1].set_xlabel("mean change of the judge in twenty texts (line: in all)")
+    show(figure, "Three histograms: means of twenty texts, seen or missed.")

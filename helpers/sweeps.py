@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .batches import READING, WRITING, Batches, progress
-from .checks import RULES, SteeringError, checked, finite
+from .checks import RULES, SteeringError, checked, finite, refuse
 from .concepts import SENTIMENT
 from .directions import SteeringVector
 from .evaluation import log_odds_from, mean_surprisal, next_token_logits, price, word_sides
@@ -78,7 +78,7 @@ class TextSweep:
 @checked
 @torch.no_grad()
 def sweep(
-    model, tokenizer, prompts, vectors, forces, concept=SENTIMENT, batch_tokens=READING
+    model, tokenizer, prompts, vectors, forces, concept=SENTIMENT, batch_tokens=READING, way=None
 ) -> Sweep:
     """The log-odds of the next word for every vector × force × prompt, as in ``log_odds``.
 
@@ -96,8 +96,13 @@ def sweep(
         Whose words are counted.
     batch_tokens : int
         Tokens in one forward pass. A batch too large for the memory is halved, with a warning.
+    way : callable, optional
+        Another way to push than adding: ``way(h, v, force)`` gives what takes the place of the
+        stream h [row, token, d_model]; v [row, 1, d_model] and force [row, 1, 1]. Position 0 it
+        does not get, and leaves alone: what is there is a massive activation.
 
-    Call it outside of ``steer``. Raises SteeringError as ``steer``, ``encode`` and ``word_ids`` do.
+    Call it outside of ``steer``. Raises SteeringError as ``steer``, ``encode`` and ``word_ids`` do,
+    and for a way that gives another shape.
     """
     vectors = as_list(vectors)
     forces = _force_table(forces, len(vectors))
@@ -107,18 +112,21 @@ def sweep(
     def read(batch):
         return log_odds_from(next_token_logits(model, batch), sides)
 
-    base, steered = _experiments(model, batch, vectors, forces, read, batch_tokens, "sweep")
+    where = (model, batch, vectors, forces, read, batch_tokens)
+    base, steered = _experiments(*where, "sweep", _sparing(way) if way else _adding)
     return Sweep(steered - base, base, vectors, forces, prompts)
 
 
 @checked(texts=RULES["prompts"])
 @torch.no_grad()
-def sweep_damage(model, tokenizer, texts, vectors, forces, batch_tokens=READING) -> Tensor:
+def sweep_damage(
+    model, tokenizer, texts, vectors, forces, batch_tokens=READING, way=None
+) -> Tensor:
     """How much worse the steered model reads ordinary texts: bits per token [vector, force, text].
 
     The mean surprisal of each text's tokens but the first, with the push minus without; negative
-    where the push helps to read. ``vectors`` and ``forces`` are as in ``sweep``, as are the
-    errors; a text needs two tokens.
+    where the push helps to read. ``vectors``, ``forces`` and ``way`` are as in ``sweep``, as are
+    the errors; a text needs two tokens.
     """
     vectors = as_list(vectors)
     forces = _force_table(forces, len(vectors))
@@ -129,7 +137,8 @@ def sweep_damage(model, tokenizer, texts, vectors, forces, batch_tokens=READING)
     def read(batch):
         return mean_surprisal(model, batch, batch["attention_mask"].bool())
 
-    base, steered = _experiments(model, batch, vectors, forces, read, batch_tokens, "damage")
+    where = (model, batch, vectors, forces, read, batch_tokens)
+    base, steered = _experiments(*where, "damage", _sparing(way) if way else _adding)
     return steered - base
 
 
@@ -199,7 +208,24 @@ def _force_table(forces, n_vectors) -> Tensor:
     return forces.expand(n_vectors, -1)
 
 
-def _experiments(model, everything, vectors, forces, read, batch_tokens, desc):
+def _adding(hidden, direction, force):
+    return hidden + (force * direction).to(hidden)  # h' = h + α·v
+
+
+def _sparing(way):
+    """A way to push that leaves position 0 alone."""
+
+    def push(hidden, direction, force):
+        rest = hidden[:, 1:]
+        pushed = way(rest, direction.to(hidden), force.to(hidden))
+        if not isinstance(pushed, Tensor) or pushed.shape != rest.shape:
+            refuse(getattr(pushed, "shape", pushed), "What way gives", f"of {rest.shape}")
+        return torch.cat([hidden[:, :1], pushed.to(hidden)], dim=1)
+
+    return push
+
+
+def _experiments(model, everything, vectors, forces, read, batch_tokens, desc, way):
     """What ``read(batch)`` [row] gives unsteered [row], and under every push [vector, force, row].
 
     ``everything`` is the right-padded batch of all rows; each vector pushes at its own layer.
@@ -218,7 +244,7 @@ def _experiments(model, everything, vectors, forces, read, batch_tokens, desc):
         outputs, base[rows] = _unsteered(model, batch, layers.tolist(), read)
         for layer, output in outputs.items():
             own = (layers == layer).nonzero()[:, 0]
-            pushes = forces[own, :, None] * directions[own, None]  # [own vector, force, d_model]
+            pushes = directions[own], forces[own], way
             values = _behind(model, batch, layer, output, pushes, read, cells_at_once, bar)
             steered[own[:, None, None], torch.arange(forces.shape[1])[:, None], rows] = values
 
@@ -243,16 +269,18 @@ def _unsteered(model, batch, layers, read):
 
 
 def _behind(model, batch, layer, output, pushes, read, batches, bar) -> Tensor:
-    """``read`` for every push [vector, force, d_model] on every row, behind one layer."""
+    """``read`` for all vectors and forces of one layer on every row: [vector, force, row]."""
+    directions, forces, way = pushes
     n_rows, width = batch["input_ids"].shape
-    shape = (*pushes.shape[:2], n_rows)
+    shape = (*forces.shape, n_rows)
     cells = torch.cartesian_prod(*map(torch.arange, shape))
     values = torch.empty(len(cells))
 
     def push(part):
         which, step, rows = cells[part].T
         hidden = hidden_state(output)[rows]
-        pushed = hidden + pushes[which, step, None].to(hidden)  # h' = h + α·v
+        own = directions[which, None], forces[which, step, None, None]
+        pushed = way(hidden, *(part.to(hidden.device) for part in own))
         with _starting_behind(model, layer, with_hidden_state(output, pushed)):
             values[part] = read({name: tensor[rows] for name, tensor in batch.items()})
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.activations import typical_norm
-from helpers.calibration import MOST_NORMS, ORDINARY, TOLERANCE, _Search, calibrate
+from helpers.activations import residual_stream, typical_norm
+from helpers.calibration import ORDINARY, TOLERANCE, _Search, calibrate, strength_at
 from helpers.concepts import SENTIMENT
 from helpers.directions import find_vectors
 from helpers.generation import generate
@@ -15,6 +15,7 @@ from real_model import LACKING
 from tiny_models import PROMPTS, make_vector, new_model, tiny_model, tokenizer
 
 TEXTS = ORDINARY[:6]
+MOST_NORMS = 8  # typical norms beyond which no force is tried
 VECTORS = [make_vector(layer, seed=seed, model_name="") for layer in (0, 1, -1) for seed in (0, 1)]
 
 
@@ -73,6 +74,95 @@ def test_on_a_random_model_the_force_is_that_of_a_fine_grid(family):
             assert force == pytest.approx(expected, rel=0.05)
 
 
+def rotate(h, v, angle):
+    """Turn h by an angle towards v, in their plane: by polar coordinates."""
+    across = h - (h * v).sum(-1, keepdim=True) * v
+    aside = across / across.norm(dim=-1, keepdim=True)
+    height = torch.atan2((h * v).sum(-1), (h * aside).sum(-1))[..., None] + angle
+    return h.norm(dim=-1, keepdim=True) * (height.sin() * v + height.cos() * aside)
+
+
+def clamp(h, v, value):
+    return h - (h * v).sum(-1, keepdim=True) * v + value * v
+
+
+@pytest.mark.parametrize("family", ["pocket", "llama"])
+@pytest.mark.parametrize("way", [rotate, clamp])
+def test_the_strength_of_another_way_to_push_is_that_of_a_fine_grid(way, family):
+    if family == "pocket":
+        model, own = load_model("pocket")
+        vectors, texts = find_vectors(model, own, SENTIMENT.pairs)[4:11:6], TEXTS
+    else:
+        model, own, vectors, texts = (
+            tiny_model(family),
+            tokenizer(),
+            VECTORS[::2],
+            own_texts(family),
+        )
+    unit, middle = torch.ones(len(vectors)), torch.zeros(len(vectors))
+    if way is clamp:
+        unit = typical_norm(model, own, prompts=texts)[[v.layer for v in vectors]]
+        means = residual_stream(model, own, texts, position="mean")
+        middle = torch.stack([(means[v.layer] @ v.direction).mean() for v in vectors])
+    found = calibrate(model, own, vectors, 0.5, texts, way=way, start=0.2 * unit, middle=middle)
+    assert found.evaluations <= 5 and found.reached.any()
+    grid = np.geomspace(0.01, np.pi / 2 if way is rotate else MOST_NORMS, 120)
+    for sign, forces in zip((1, -1), found.forces.T, strict=True):
+        tried = middle[:, None] + sign * unit[:, None] * torch.tensor(grid).float()
+        lost = sweep_damage(model, own, texts, vectors, tried, way=way).mean(-1).numpy()
+        sizes = sign * (forces - middle) / unit
+        for size, row in zip(sizes.tolist(), lost, strict=True):
+            i = int((row >= 0.5).argmax())
+            assert i > 0  # it is reached, and not at once
+            expected = np.interp(0.5, row[i - 1 : i + 1], grid[i - 1 : i + 1])
+            assert size == pytest.approx(expected, rel=0.05)
+
+
+def cost_of(*curves):
+    """What rows cost: each has a curve of damage over strength; two texts of that mean."""
+
+    def cost(rows, strengths):
+        means = [curves[row](x) for row, x in zip(rows, strengths, strict=True)]
+        return torch.stack([torch.stack([0.5 * mean, 1.5 * mean]) for mean in means])
+
+    return cost
+
+
+def test_strengths_of_any_kind_are_found():
+    cost = cost_of(lambda x: 30 * x**2, lambda x: 0.1 + x**2, lambda x: 0.01 * x, lambda x: x + 1)
+    found = strength_at(cost, [0.2, 0.2, 0.2, 0.2], [2.0, 2.0, 2.0, 2.0], 0.3)
+    assert found.strengths.numpy() == pytest.approx(
+        [0.1, 0.2**0.5, np.nan, np.nan], 0.05, nan_ok=True
+    )
+    assert found.damage[:2].mean(1).numpy() == pytest.approx([0.3, 0.3], rel=TOLERANCE)
+    assert found.damage.shape == (4, 2) and found.evaluations <= 5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"start": [0.2, 0.2]}, "start has 2 rows, end has 1"),
+        ({"start": [0.0]}, "start must be a list of numbers above 0"),
+        ({"end": 3.0}, "end must be a list of numbers above 0"),
+        ({"cost": 3}, "cost must be a function"),
+        ({"cost": lambda rows, strengths: strengths}, r"cost gives must be \[1, text\]"),
+        ({"cost": lambda rows, strengths: torch.tensor([[np.nan]])}, "must be a finite number"),
+        ({"budget": -1}, "budget must be a number above 0"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused(change, message):
+    good = {"cost": cost_of(lambda x: x**2), "start": [0.2], "end": [2.0]}
+    assert strength_at(**good).strengths.item() == pytest.approx(0.5, rel=0.03)
+    with pytest.raises(SteeringError, match=message):
+        strength_at(**{**good, **change})
+
+
+@pytest.mark.parametrize("name", ["start", "middle"])
+def test_every_vector_has_its_own_start_and_middle(name):
+    with pytest.raises(SteeringError, match="a start and a middle for each of the 6 vectors"):
+        calibrate(tiny_model(), tokenizer(), VECTORS, 0.5, TEXTS, **{name: [1.0, 2.0]})
+
+
 def test_the_damage_is_that_of_the_forces():
     texts = own_texts("gpt2")
     found = calibrate(tiny_model(), tokenizer(), VECTORS, 0.5, texts)
@@ -99,6 +189,12 @@ def test_a_budget_that_nothing_costs_is_said_and_nan():
     assert found.forces.isnan().all() and not found.reached.any()
 
 
+def search_of(norms, budget):
+    """The search for forces in layers of these typical norms."""
+    norms = torch.tensor(norms)
+    return _Search(0.2 * norms, MOST_NORMS * norms, budget)
+
+
 CURVES = {
     "square": lambda f: f**2,
     "straight": lambda f: f,
@@ -121,34 +217,34 @@ HARD = {
 @pytest.mark.parametrize("budget", [0.1, 0.25, 1.0, 2.0])
 @pytest.mark.parametrize("curve", CURVES.values(), ids=CURVES)
 def test_many_shapes_of_damage_are_solved_within_five_tries(curve, budget):
-    search = _Search(torch.tensor([1.0, 1.0]), budget)
+    search = search_of([1.0, 1.0], budget)
     for _ in range(5):
         if rows := search.left:
-            search.learn(rows, curve(search.force[rows]))
+            search.learn(rows, curve(search.strength[rows]))
     assert search.found.all()
-    assert curve(search.force) == pytest.approx([budget] * 2, rel=TOLERANCE + 1e-6)
+    assert curve(search.strength) == pytest.approx([budget] * 2, rel=TOLERANCE + 1e-6)
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.25, 1.0, 2.0])
 @pytest.mark.parametrize("curve", HARD.values(), ids=HARD)
 def test_what_is_not_found_is_not_made_up(curve, budget):
-    search = _Search(torch.tensor([1.0]), budget)
+    search = search_of([1.0], budget)
     for _ in range(5):
         if rows := search.left:
-            search.learn(rows, curve(search.force[rows]))
+            search.learn(rows, curve(search.strength[rows]))
     if search.found.item():
-        near = curve(search.force * torch.linspace(0.95, 1.05, 101))
+        near = curve(search.strength * torch.linspace(0.95, 1.05, 101))
         assert near.min() <= budget * (1 + TOLERANCE) and near.max() >= budget * (1 - TOLERANCE)
 
 
 def test_a_row_that_is_found_stays_while_others_are_sought():
-    search = _Search(torch.tensor([1.0, 1.0, 1.0]), 0.04)
+    search = search_of([1.0, 1.0, 1.0], 0.04)
     curves = torch.tensor([1.0, 100.0, 1e-9])
     seen = []
     for _ in range(5):
         if rows := search.left:
-            search.learn(rows, curves[rows] * search.force[rows] ** 2)
-        seen.append(search.force[0].item())
+            search.learn(rows, curves[rows] * search.strength[rows] ** 2)
+        seen.append(search.strength[0].item())
     assert seen == [pytest.approx(0.2)] * 5
     assert search.found.tolist() == [True, True, False]
     assert search.left == []  # out of reach, so not tried again

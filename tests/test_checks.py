@@ -119,7 +119,9 @@ GOOD = {
         sweep_texts, prompts=PROMPTS, vectors=V, forces=[1.0], max_new_tokens=2, priced=False,
         seed=0, batch_tokens=8192,
     ),
-    "calibrate": with_model(calibrate, vectors=V, budget=0.5, texts=WRITTEN),
+    "calibrate": with_model(
+        calibrate, vectors=V, budget=0.5, texts=WRITTEN, start=SCALE, middle=[0.0, 0.1, 0.2]
+    ),
     "choose": with_model(choose, vectors=V, budget=0.5, concept=SENTIMENT, texts=WRITTEN),
     "evaluate": with_model(
         evaluate, concept=FEW, budget=0.5, layers=[0], texts=WRITTEN, seed=0, max_new_tokens=2
@@ -406,6 +408,14 @@ BAD = [
     ("Explorer", {"vectors": {"a": 5}}, r"vectors\['a'\] must be a SteeringVector .*got 5"),
     ("Explorer", {"vectors": {"a": V[:2]}}, "a has 2 entries, but tiny-gpt2 has 3 layers"),
     ("Explorer", {"limits": [[1.0, 1.0]]}, "limits has 1 entries, but tiny-gpt2 has 3 layers"),
+    *[
+        (name, {"way": 3}, "way must be a function")
+        for name in ("sweep", "sweep_damage", "calibrate")
+    ],
+    ("calibrate", {"start": [1.0, 2.0, 0.0]}, "start must be a list of numbers above 0"),
+    ("calibrate", {"start": [1.0]}, "Give a start and a middle for each of the 3 vectors"),
+    ("calibrate", {"middle": ["a"] * 3}, "middle must be numbers"),
+    ("calibrate", {"middle": [float("nan")] * 3}, "Every middle must be a finite number"),
     ("Explorer", {"budget": "a"}, "budget must be a number above 0"),
     ("Explorer", {"limits": [0.5]}, "limits must be a table"),
 ]

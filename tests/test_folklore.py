@@ -20,6 +20,7 @@ from helpers.folklore import (
     SAYINGS,
     Trial,
     Verdict,
+    equal_pull,
     pull_by_depth,
     rule,
     side_by_side,
@@ -104,9 +105,47 @@ def test_a_claim_has_one_border(borders):
 
 
 def test_the_trial_is_that_of_notebook_08():
-    [stored] = stored_tables(NOTEBOOK)
+    [table] = stored_tables(NOTEBOOK)
     now = verdicts_in([[], *side_by_side({"pocket": bundled()}).rows])
-    assert now == verdicts_in(stored)
+    stored = verdicts_in(table)
+    assert now == stored[: len(now)]
+    # The ways to push of the ninth rule are the notebook's own.
+    assert [verdict.claim[:4] for verdict in stored[len(now) :]] == ["9 · "] * 3
+
+
+def test_the_pull_at_equal_damage_is_that_of_the_trial():
+    found, (model, tokens) = bundled(), load_model("pocket", device="cpu")
+    vectors = find_vectors(model, tokens, SENTIMENT.pairs)
+    equal, pull = equal_pull(model, tokens, [vectors[layer] for layer in found.layers])
+    assert pull.shape == (501, len(found.layers))
+    assert np.percentile(pull[1:], 2.5, axis=0) == pytest.approx([x.low for x in found.pull])
+    assert np.percentile(pull[1:], 97.5, axis=0) == pytest.approx([x.high for x in found.pull])
+    # The damage is within 5 % of the budget, and the pull grows with its root.
+    assert pull[0] == pytest.approx([x.mean for x in found.pull], rel=0.03)
+    assert equal.budget == ALLOWED
+
+
+def test_a_way_to_push_that_turns_round_turns_the_pull_round():
+    model, tokens = load_model("pocket", device="cpu")
+    vector = find_vectors(model, tokens, SENTIMENT.pairs)[8]
+    how = {"concept": OTHER_CONCEPT, "budget": 0.5}
+    _, there = equal_pull(model, tokens, vector, **how, way=lambda h, v, s: h + s * v)
+    _, back = equal_pull(model, tokens, vector, **how, way=lambda h, v, s: h - s * v)
+    assert back == pytest.approx(-there, rel=0.05)
+    assert there.mean() > 0.5
+
+
+def test_the_stored_table_of_ways_to_push_begins_with_what_the_notebook_prints():
+    notebook = nbformat.from_dict(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
+    cells = {cell.id: cell for cell in notebook.cells}
+    [table] = [x.data for x in cells["ways-verdict"].outputs if "text/html" in x.get("data", {})]
+    printed = [
+        re.split(r" {2,}", line.strip()) for line in "".join(table["text/plain"]).splitlines()
+    ]
+    lines = "".join(cells["ways-table"].source).splitlines()
+    stored = [line.strip("| ").split(" | ") for line in lines]
+    assert [row[2:7] for row in stored[2:5]] == printed[2:]
+    assert [row[:2] for row in stored[2:5]] == [["bundled", f"{ALLOWED:g}"]] * 3
 
 
 def test_layers_were_compared_at_equal_damage():

@@ -140,3 +140,42 @@ def test_intervals_are_drawn_where_they_lie(ax):
     bars = ax.containers[0].lines[2][0].get_segments()
     assert [bar[:, 1].tolist() for bar in bars] == [[-1, 3], [4, 5.5]]
     assert ax.lines[-1].get_ydata() == [2, 2] and ax.lines[-1].get_linestyle() == "--"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The figures that are shown meanwhile, each with its text alternative."""
+    figures = []
+    monkeypatch.setattr(plots, "show", lambda figure, alt: figures.append((figure, alt)))
+    yield figures
+    plt.close("all")
+
+
+def test_pull_and_price_have_their_borders(shown):
+    shares, some = [0.01, 0.1, 0.5], [(1.0, 0.5, 1.5)] * 3
+    plots.pull_and_price(np.array(shares), some, some[1:])
+    [(figure, alt)] = shown
+    pull, price = figure.axes
+    points = [ax.containers[0].lines[0].get_xdata().tolist() for ax in (pull, price)]
+    assert points == [shares, shares[1:]]
+    borders = [ax.lines[-1].get_ydata()[0] for ax in (pull, price)]
+    assert borders == [pytest.approx(math.log(2)), 1] and "price" in alt
+
+
+def test_every_deal_of_pairs_is_a_point_and_their_mean_a_line(shown):
+    plots.pull_by_pairs(np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]), [1, 2])
+    [(figure, alt)] = shown
+    *deals, mean = figure.axes[0].lines
+    assert [line.get_ydata().tolist() for line in deals] == [[1, 3], [2, 4], [3, 5]]
+    assert mean.get_ydata().tolist() == [2, 4] and "deals" in alt
+
+
+def test_draws_are_split_into_seen_and_missed(shown):
+    means, seen = np.array([0.0, 0.1, 0.9, 1.0]), np.array([False, False, False, True])
+    plots.seen_or_missed({"a": (means, seen, 0.5), "b": (means, ~seen, 0.2)})
+    [(figure, alt)] = shown
+    for ax, name, flags in zip(figure.axes, "ab", (seen, ~seen), strict=True):
+        bars = [sum(bar.get_height() for bar in kind) for kind in ax.containers]
+        assert bars == [(~flags).sum(), flags.sum()] and ax.get_ylabel() == name
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert texts == ["missed", "seen"] and "histograms" in alt

@@ -186,6 +186,45 @@ def test_mistake_17_a_push_on_the_last_token_only_would_do_no_damage():
     assert found.shape == (1, 1, 1) and found.abs().item() > 0.02
 
 
+def halfway(h, v, share):
+    """No sum of h and a multiple of v: the lengths along v shrink, and the others grow."""
+    return h * (1 + share) - 2 * share * (h * v).sum(-1, keepdim=True) * v
+
+
+def otherwise_pushed(model, vector, share):
+    """A hook that changes the stream by ``halfway``, but at position 0."""
+
+    def change(module, args, output):
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden[:, 1:] = halfway(hidden[:, 1:], vector.direction, share)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    return block_list(model)[vector.layer].register_forward_hook(change)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt_neo"])
+def test_another_way_to_push_equals_a_hook_that_spares_position_0(family):
+    model, shares = tiny_model(family), [0.2, -0.3]
+    found = swept(model, forces=shares, way=halfway)
+    damage = sweep_damage(model, tokenizer(), PROMPTS, VECTORS, shares, way=halfway)
+    for i, vector in enumerate(VECTORS):
+        for j, share in enumerate(shares):
+            hook = otherwise_pushed(model, vector, share)
+            odds = [plain_log_odds(model, prompt) for prompt in PROMPTS]
+            bits = [plain_bits(model, prompt) for prompt in PROMPTS]
+            hook.remove()
+            assert (found.effect + found.base)[i, j].tolist() == pytest.approx(odds, abs=1e-4)
+            lost = torch.tensor(bits) - torch.tensor([plain_bits(model, p) for p in PROMPTS])
+            assert damage[i, j].tolist() == pytest.approx(lost.tolist(), abs=1e-4)
+    assert found.effect.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("way", [lambda h, v, s: None, lambda h, v, s: h[..., :1]])
+def test_a_way_that_gives_no_stream_is_refused(way):
+    with no_hook_left(tiny_model()), pytest.raises(SteeringError, match="What way gives must be"):
+        swept(way=way)
+
+
 def test_a_push_of_no_force_does_no_damage():
     for options in ({}, {"batch_tokens": 1}):
         found = sweep_damage(tiny_model(), tokenizer(), PROMPTS, VECTORS, [0.0], **options)
