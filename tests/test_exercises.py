@@ -23,8 +23,8 @@ from helpers.evaluation import balanced_prompts
 from helpers.exercises import check, compare, hint, predict, record, score, solution
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
-from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation, once
-from helpers.exercises.judging import difference, judge, same, untouched
+from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation, Fault, once
+from helpers.exercises.judging import difference, filled, judge, same, untouched
 from helpers.models import load_model
 from helpers.pairs import split
 from helpers.sweeps import sweep_texts
@@ -98,7 +98,8 @@ def test_solution_and_mistakes_are_told_apart(number, which):
     assert len(set(messages)) == len(messages)
     for message, mistake in exercise.mistakes:
         outcome = judge(exercise, answer_like(exercise, mistake, given), given)
-        assert outcome == ("not yet", message), mistake.__name__
+        said = filled(message, exercise.reference(mistake, given))
+        assert outcome == ("not yet", said), mistake.__name__
 
 
 def nothing(*args):
@@ -377,6 +378,20 @@ def test_a_letter_is_known_in_any_writing(capsys):
     assert same(" C", "c", 1e-3) and not same("c)", "c", 1e-3)
     check("4.2", "Because of something or other, I think.", "A, b,C")
     assert "tick by letters" not in capsys.readouterr().out
+
+
+def test_a_value_is_looked_at_and_the_message_names_its_own_fault(doubled):
+    doubled.run = None
+    doubled.right = lambda model: 4
+    doubled.mistakes[:] = [("{} is odd, {!r}.", lambda model: 3)]
+    doubled.looked_at_by(lambda value, model: Fault("odd", (value, "so")) if value % 2 else None)
+    model = new_model()
+    assert judge(doubled, 7, (model,)) == ("not yet", "7 is odd, 'so'.")
+    assert judge(doubled, 10, (model,)).word == "right"
+    doubled.right = lambda model: 5  # its own texts may not suit a vocabulary
+    assert judge(doubled, 9, (model,)).word == "not yet"
+    assert judge(doubled, 8, (model,)).word == "right"
+    assert filled("{} is no fault of this answer.", 7) == "{} is no fault of this answer."
 
 
 @pytest.mark.parametrize("answer", [..., None, lambda: ..., lambda x: None])
