@@ -9,6 +9,7 @@ import inspect
 import json
 import re
 import textwrap
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,8 +24,8 @@ from helpers.evaluation import balanced_prompts
 from helpers.exercises import check, compare, hint, predict, record, score, solution
 from helpers.exercises.__main__ import main
 from helpers.exercises.asking import find, load_all
-from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation, once
-from helpers.exercises.judging import difference, judge, same, untouched
+from helpers.exercises.exercise import EXERCISES, KINDS, Exercise, Explanation, Fault, once
+from helpers.exercises.judging import difference, filled, judge, same, untouched
 from helpers.models import load_model
 from helpers.pairs import split
 from helpers.sweeps import sweep_texts
@@ -52,6 +53,7 @@ def given_for(names, which):
     """What the notebook's cell hands over, by the names that the exercise gives."""
     model, tok = model_and_tokenizer(which)
     values = {"model": model, "tokenizer": tok, "concept": SENTIMENT}
+    values["FRENCH"] = set("le la les des une du et est dans pour que qui au avec sur il".split())
     if set(names) - set(values):
         vectors = find_vectors(model, tok, SENTIMENT.pairs)
         layer = 2 * len(vectors) // 3
@@ -67,6 +69,9 @@ def given_for(names, which):
         values |= {"scores": scores, "score": scores.quantile(0.6).item()}
         values |= {"five": five_texts(model, tok, vectors, scale)}
         values |= {"compared": vectors, "sizes": 0.1 * scale[:, None], "verdicts": range(24)}
+        if "past" in names:  # notebook 10 hands over two vectors of one layer
+            values["positive"] = vectors[layer]
+            values["past"] = vectors[layer].random_like(0) + vectors[layer]
         values |= {"dev_prompts": SENTIMENT.dev_prompts, "other_norm": 7 * values["norm"]}
     return tuple(values[name] for name in names)
 
@@ -98,7 +103,8 @@ def test_solution_and_mistakes_are_told_apart(number, which):
     assert len(set(messages)) == len(messages)
     for message, mistake in exercise.mistakes:
         outcome = judge(exercise, answer_like(exercise, mistake, given), given)
-        assert outcome == ("not yet", message), mistake.__name__
+        said = filled(message, exercise.reference(mistake, given))
+        assert outcome == ("not yet", said), mistake.__name__
 
 
 def nothing(*args):
@@ -377,6 +383,59 @@ def test_a_letter_is_known_in_any_writing(capsys):
     assert same(" C", "c", 1e-3) and not same("c)", "c", 1e-3)
     check("4.2", "Because of something or other, I think.", "A, b,C")
     assert "tick by letters" not in capsys.readouterr().out
+
+
+def test_a_value_is_looked_at_and_the_message_names_its_own_fault(doubled):
+    doubled.run = None
+    doubled.right = lambda model: 4
+    doubled.mistakes[:] = [("{} is odd, {!r}.", lambda model: 3)]
+    doubled.looked_at_by(lambda value, model: Fault("odd", (value, "so")) if value % 2 else None)
+    model = new_model()
+    assert judge(doubled, 7, (model,)) == ("not yet", "7 is odd, 'so'.")
+    assert judge(doubled, 10, (model,)).word == "right"
+    doubled.right = lambda model: 5  # its own texts may not suit a vocabulary
+    assert judge(doubled, 9, (model,)).word == "not yet"
+    assert judge(doubled, 8, (model,)).word == "right"
+    assert filled("{} is no fault of this answer.", 7) == "{} is no fault of this answer."
+
+
+@pytest.mark.parametrize(
+    "field, value, named",
+    [
+        ("pairs", [("I AM here", "I am there")] * 2, "'I AM here'"),
+        ("pairs", [("One boat, two", "One cart, two")], "'boat' stands in the pairs, in 'One boat"),
+        ("dev_prompts", ["Is it “Snow”?"], "'snow' stands in the dev prompt 'Is it “Snow”?'"),
+        ("test_prompts", ["A SEA-green"], "'sea' stands in the test prompt"),
+        ("test_prompts", ["the  children played near the. "], "'The children played near the'"),
+        ("negative_words", ["sea dog", "stone", "rock"], "side only (not 'sea dog'). 3 are"),
+        ("negative_words", [" boat", "stone", "rock"], "side only (not ' boat'). 3 are"),
+    ],
+)
+def test_the_first_fault_of_a_concept_is_named(field, value, named):
+    exercise, given = JUDGED["10.4"], given_for(("tokenizer",), "bundled")
+    concept = exercise.right(*given)
+    others = [] if field == "negative_words" else getattr(concept, field)
+    word, text = judge(exercise, replace(concept, **{field: others + value}), given)
+    assert word == "not yet" and named in text, text
+
+
+def test_a_concept_of_the_series_is_known_by_its_pairs(tmp_path, monkeypatch):
+    exercise, given = JUDGED["10.4"], given_for(("tokenizer",), "bundled")
+    pairs = [
+        [f"I see {n} here", f"I see {n} there"] for n in ("one", "two", "three", "four", "five")
+    ]
+    concept = replace(exercise.right(*given), pairs=pairs)
+    lists = [f"{side}_words = [{side[:3]!r}]" for side in ("positive", "negative")]
+    lists += [f"{half}_prompts = [{half!r}]" for half in ("dev", "test")]
+    (tmp_path / "concepts").mkdir()
+    path = tmp_path / "concepts" / "past_future.toml"
+    path.write_text("\n".join([f"pairs = {json.dumps(pairs)}", *lists]), encoding="utf-8")
+    assert judge(exercise, concept, given).word == "right"
+    monkeypatch.chdir(tmp_path)
+    for turn in (1, -1):
+        same_pairs = [[side.upper() for side in pair[::turn]] for pair in pairs]
+        word, text = judge(exercise, replace(concept, pairs=same_pairs), given)
+        assert word == "not yet" and "'past_future', which came with the series" in text
 
 
 @pytest.mark.parametrize("answer", [..., None, lambda: ..., lambda x: None])

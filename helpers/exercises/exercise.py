@@ -30,14 +30,22 @@ def forget():
     _results.clear()
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a value, in a word, and what fills the {} of that mistake's message."""
+
+    kind: str
+    named: tuple = field(default=(), compare=False)
+
+
 @dataclass(eq=False)
 class Exercise:
     """A question whose answer is judged by what it does, not by how it is written.
 
-    The answer is a function, if ``run`` says how to try it, or else a value. Solution and
-    mistakes are functions like the reader's, or functions of what ``check`` is given after the
-    answer that return a value. An answer that behaves as a mistake does gets its message. So
-    nothing is judged by a stored number, and any model will do.
+    The answer is a function, if ``run`` says how to try it, or else a value, in which ``look``
+    may find a fault. Solution and mistakes are functions like the reader's, or functions of what
+    ``check`` is given after the answer that return a value. An answer that behaves as a mistake
+    does gets its message. So nothing is judged by a stored number, and any model will do.
     """
 
     number: str
@@ -51,6 +59,7 @@ class Exercise:
     mistakes: list = field(default_factory=list)  # (message, function)
     right = None  # the solution
     run = None  # run(answer, *given): what a function gives, to be compared
+    look = None  # look(answer, *given): the first Fault of a value, None if it has none
     stub = None  # the code that a find-the-bug exercise starts from
 
     def __post_init__(self):
@@ -64,6 +73,11 @@ class Exercise:
     def tried_by(self, function):
         """Decorate the function of (answer, *given) that tries an answer which is a function."""
         self.run = function
+        return function
+
+    def looked_at_by(self, function):
+        """Decorate the function of (answer, *given) that finds the first Fault of a value."""
+        self.look = function
         return function
 
     def begins_with(self, function):
@@ -81,12 +95,13 @@ class Exercise:
         return keep
 
     def outcome(self, answer, given):
-        """What an answer gives: what its function does, or the value itself."""
-        return answer if self.run is None else self.run(answer, *given)
+        """What an answer gives: what its function does, or the value, or its fault."""
+        see = self.run or self.look
+        return answer if see is None else see(answer, *given)
 
     def reference(self, function, given):
         """What the solution, or a mistake, gives."""
-        return function(*given) if self.run is None else self.run(function, *given)
+        return self.outcome(function if self.run else function(*given), given)
 
 
 @dataclass(eq=False)
