@@ -113,12 +113,10 @@ class Evaluation:
     @property
     def _notes(self) -> list[str]:
         vector, pull = self.choice.vector, _interval(self.pull)
-        verdict = ", ".join(
-            f"{'surely' if sure else 'not surely'} on the {where}"
-            for where, sure in self.verdicts.items()
-        )
+        works = {True: "surely works", False: "does not surely work"}
+        verdict = "; ".join(f"{works[sure]} on the {x}" for x, sure in self.verdicts.items())
         return [
-            f"{self.concept.name}: steering works {verdict}. Layer {vector.layer} of "
+            f"{self.concept.name}: steering {verdict}. Layer {vector.layer} of "
             f"{vector.model_name}, {self.budget:g} bits of damage, {len(self.pull)} held-out "
             f"prompts: pull {pull}.",
             *(

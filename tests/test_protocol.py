@@ -117,9 +117,9 @@ def test_the_report_says_what_was_found():
     assert table["push beyond the request"] == [str(mean_with_interval(x)) for x in gain]
     assert table["prompts the wrong way"] == ["0%", "0%"]
     text = repr(found)
-    said = {True: "surely", False: "not surely"}
-    works = [f"{said[sure]} on the {where}" for where, sure in found.verdicts.items()]
-    assert f"sentiment: steering works {', '.join(works)}. Layer 8 of pocket" in text
+    works = {True: "surely works", False: "does not surely work"}
+    said = "; ".join(f"{works[sure]} on the {where}" for where, sure in found.verdicts.items())
+    assert f"sentiment: steering {said}. Layer 8 of pocket" in text
     assert repr(found.table) in text
     assert "best request up" in found._repr_html_()
 
@@ -138,7 +138,7 @@ def test_it_works_on_the_next_word_if_both_signs_are_sure_and_no_control_does_as
     assert not works(effect=unsure)
     large = {**found.rivals, "random": torch.tensor([0.1, -found.pull.mean() - 0.1])}
     assert not works(rivals=large)
-    assert "not surely on the next word" in repr(replace(found, rivals=large))
+    assert "does not surely work on the next word" in repr(replace(found, rivals=large))
     assert replace(found, effect=-found.effect).wrong_way == [1, 1]
 
 
