@@ -68,7 +68,7 @@ def explorer(model, tokenizer):
         "the panel, a new setting": [],
         "the panel, a cached setting": [],
     }
-    for layer in range(0, len(vectors), 2):
+    for layer in range(0, len(vectors), 3):
         panel.layer.value = layer
         for share in (-0.4, -0.2, 0.1, 0.2, 0.3):
             new = seconds(lambda s=share: move(s))
@@ -81,7 +81,7 @@ def explorer(model, tokenizer):
     return rows
 
 
-def writing(model, tokenizer, moves=5):
+def writing(model, tokenizer, moves=3):
     """A new setting of the panel while its text is written, and the end of one that is stopped."""
     vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
     panel = Explorer(model, tokenizer, {"sentiment": vectors}, prompt=SENTIMENT.dev_prompts[0])
@@ -154,7 +154,7 @@ def sweep(model, tokenizer):
     rows = {f"one forward a cell (from {len(some)} of {len(cells)} cells)": []}
     rows |= {"all prompts of a setting in one batch": [], "sweep": []}
     rows |= {"the matrix products that it needs": []}
-    for _ in range(5):
+    for _ in range(3):
         naive = seconds(one_at_a_time) * len(cells) / len(some)
         times = [naive, seconds(prompts_together), seconds(together), seconds(products)]
         for row, call in zip(rows.values(), times, strict=True):
@@ -162,7 +162,7 @@ def sweep(model, tokenizer):
     return rows
 
 
-def damage(model, tokenizer, most=12, repetitions=3):
+def damage(model, tokenizer, most=12, repetitions=2):
     """How much worse the steered model reads 20 sentences: every layer, 8 forces."""
     layers = some_layers(model, most)
     vectors = find_vectors(model, tokenizer, SENTIMENT.pairs)
@@ -244,7 +244,7 @@ def caching(model, tokenizer):
 
     rows = {f"one prompt at a time (from {len(some)} of {len(prompts)})": []}
     rows |= {"residual_stream of all": []}
-    for _ in range(5):
+    for _ in range(3):
         naive = seconds(one_at_a_time) * len(prompts) / len(some)
         times = [naive, seconds(lambda: residual_stream(model, tokenizer, prompts))]
         for row, call in zip(rows.values(), times, strict=True):
@@ -252,7 +252,7 @@ def caching(model, tokenizer):
     return rows
 
 
-def hook(model, tokenizer, repetitions=60):
+def hook(model, tokenizer, repetitions=20):
     """What steering adds to model.generate: 8 prompts, 24 tokens, greedy."""
     batch = encode(
         model, tokenizer, SENTIMENT.dev_prompts[:8], padding_side="left", new_tokens=NEW_TOKENS
@@ -282,7 +282,7 @@ def hook(model, tokenizer, repetitions=60):
 def hook_gpt2(_, tokenizer):
     """The same on a model of the size of GPT-2 small, with random weights."""
     model = GPT2LMHeadModel(GPT2Config()).eval().requires_grad_(False)
-    return hook(model, tokenizer, repetitions=6)
+    return hook(model, tokenizer, repetitions=2)
 
 
 def busy(model, tokenizer):
