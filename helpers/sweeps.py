@@ -113,7 +113,7 @@ def sweep(
         return log_odds_from(next_token_logits(model, batch), sides)
 
     where = (model, batch, vectors, forces, read, batch_tokens)
-    base, steered = _experiments(*where, "sweep", _sparing(way) if way else _adding)
+    base, steered = _experiments(*where, "sweep", way)
     return Sweep(steered - base, base, vectors, forces, prompts)
 
 
@@ -138,7 +138,7 @@ def sweep_damage(
         return mean_surprisal(model, batch, batch["attention_mask"].bool())
 
     where = (model, batch, vectors, forces, read, batch_tokens)
-    base, steered = _experiments(*where, "damage", _sparing(way) if way else _adding)
+    base, steered = _experiments(*where, "damage", way)
     return steered - base
 
 
@@ -244,7 +244,7 @@ def _experiments(model, everything, vectors, forces, read, batch_tokens, desc, w
         outputs, base[rows] = _unsteered(model, batch, layers.tolist(), read)
         for layer, output in outputs.items():
             own = (layers == layer).nonzero()[:, 0]
-            pushes = directions[own], forces[own], way
+            pushes = directions[own], forces[own], _sparing(way) if way else _adding
             values = _behind(model, batch, layer, output, pushes, read, cells_at_once, bar)
             steered[own[:, None, None], torch.arange(forces.shape[1])[:, None], rows] = values
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -80,8 +81,8 @@ def _leaking(concept, prompts=None, counted=None):
     """What the solution finds in other prompts, or of other words."""
     prompts = concept.pair_prompts if prompts is None else prompts
     counted = sum(concept.words, []) if counted is None else counted
-    in_pairs = {word.strip(".,").lower() for prompt in prompts for word in prompt.split()}
-    return {word for word in counted if word.lower() in in_pairs}
+    other = {"pair_prompts": prompts, "positive_words": list(counted), "negative_words": []}
+    return leaking_words(SimpleNamespace(**other))
 
 
 @leaking.mistake(
